@@ -1,0 +1,117 @@
+"""The Markov chain with rewards that a policy induces on an MDP."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from fastpg.errors import SolveError
+from fastpg.kernels.evaluation import induced_transition, policy_average
+from fastpg.model import MDP, Transition
+from fastpg.policy import Policy
+from fastpg.validation import BoolArray, FloatArray, frozen
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """P_pi (S, S), dense or CSR, with zero rows where the process has ended, and r_pi (S,).
+
+    Zero rows are the elimination of terminal states: the columns still record who arrives there, so one
+    system I - discount P_pi gives values, occupancies and the mass that each terminal state ends up with.
+    `undefined` marks the states whose value does not exist (only at discount 1); their rows are zero as well.
+    """
+
+    transition: Transition
+    reward: FloatArray
+    discount: float
+    undefined: BoolArray
+
+    @property
+    def n_states(self) -> int:
+        """S."""
+        return self.reward.shape[0]
+
+    @cached_property
+    def is_sparse(self) -> bool:
+        """Whether P_pi is stored as CSR."""
+        return sparse.issparse(self.transition)
+
+
+def induced_chain(mdp: MDP, policy: Policy) -> Chain:
+    """P_pi = sum_a pi(a|s) P(.|s,a) and r_pi = sum_a pi(a|s) r(s,a).
+
+    At discount 1 raises SolveError, naming a state of a recurrent class, unless the process ends for certain
+    from every state that can be reached from `start`.
+    """
+    pi = policy.probabilities
+    S = mdp.n_states
+    reward = np.empty(S)
+    policy_average(pi, mdp.expected_reward, reward)
+    P = state_transition(mdp, policy)
+    undefined = np.zeros(S, bool)
+    if mdp.discount == 1:
+        undefined = _never_certain_to_end(P, mdp)
+        if undefined.any():
+            keep = np.where(undefined, 0.0, 1.0)
+            P = sparse.csr_array(sparse.diags_array(keep) @ P) if sparse.issparse(P) else P * keep[:, None]
+            reward *= keep
+    return Chain(P, reward, mdp.discount, frozen(undefined))
+
+
+def state_transition(mdp: MDP, policy: Policy) -> Transition:
+    """P_pi (S, S), rows of terminal states zero, stored as the model's transitions are."""
+    pi = policy.probabilities
+    S, A = pi.shape
+    if not sparse.issparse(mdp.transition):
+        P = np.empty((S, S))
+        induced_transition(mdp.transition, pi, P)
+        return P
+    column = np.arange(S * A)
+    average = sparse.csr_array((pi.ravel(), column, np.arange(0, S * A + 1, A)), shape=(S, S * A))
+    average.eliminate_zeros()
+    return sparse.csr_array(average @ mdp.transition)
+
+
+def _reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:
+    """States that a path of stored edges leads to from a seed, seeds included."""
+    found = seeds.copy()
+    frontier = np.flatnonzero(seeds)
+    while frontier.size:
+        successors = np.unique(edges[frontier].indices)
+        frontier = successors[~found[successors]]
+        found[frontier] = True
+    return found
+
+
+def _never_certain_to_end(P: Transition, mdp: MDP) -> BoolArray:
+    """States from which the process may go on for ever; SolveError if `start` can reach one."""
+    edges = sparse.csr_array(P)
+    edges.eliminate_zeros()
+    reverse = sparse.csr_array(edges.T)
+    trapped = ~_reached(reverse, mdp.terminal)
+    endless = _reached(reverse, trapped) if trapped.any() else trapped
+    bad = endless & _reached(edges, mdp.start > 0)
+    if bad.any():
+        state, size = _recurrent_state(edges, _reached(edges, bad) & trapped)
+        raise SolveError(
+            f"at discount 1 the process must end for certain from every state reachable from start, but state "
+            f"{state} belongs to a recurrent class of {size} state{'s' * (size != 1)} that it never leaves; "
+            f"use a discount below 1, a finite horizon, or mark terminal states"
+        )
+    return endless
+
+
+def _recurrent_state(edges: sparse.csr_array, closed: BoolArray) -> tuple[int, int]:
+    """The first state of a closed communicating class within a closed set of states, and the size of the class."""
+    from scipy.sparse.csgraph import connected_components
+
+    inside = np.flatnonzero(closed)
+    sub = edges[inside][:, inside].tocoo()
+    count, label = connected_components(sub, directed=True, connection="strong")
+    leaves = np.zeros(count, bool)
+    leaves[label[sub.row[label[sub.row] != label[sub.col]]]] = True
+    recurrent: npt.NDArray[np.intp] = np.flatnonzero(~leaves[label])
+    first = recurrent[0]
+    return int(inside[first]), int(np.count_nonzero(label == label[first]))

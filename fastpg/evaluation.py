@@ -1,0 +1,171 @@
+"""Everything the theory defines about one MDP and one policy, from one factorisation."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from scipy import sparse
+
+from fastpg.chain import Chain, induced_chain
+from fastpg.errors import SolveError
+from fastpg.kernels import evaluation as kernels
+from fastpg.model import MDP
+from fastpg.policy import Policy, fitted
+from fastpg.solvers import Factorisation, Solver, choose
+from fastpg.validation import FloatArray, frozen, positive_integer
+
+if TYPE_CHECKING:
+    from fastpg.finite_horizon import FiniteHorizonEvaluation
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation:
+    """Values and visitation of a policy over an infinite horizon; quantities are computed when first read and kept.
+
+    With D = (I - discount P_pi)^{-1} on the states where the process goes on:
+
+    ==========================  ======  =========================================================================
+    `value`                     (S,)    V = D r_pi; 0 in terminal states
+    `action_value`              (S, A)  Q = r + discount P V; V where an action is unavailable
+    `advantage`                 (S, A)  Q - V; sum_a pi(a|s) advantage(s,a) = 0
+    `occupancy`                 (S,)    d = D^T start, the discounted number of steps taken from each state
+    `visitation`                (S,)    (1 - discount) d, and the mass that each terminal state holds; sums to 1
+    `state_action_visitation`   (S, A)  visitation(s) pi(a|s)
+    `expected_return`           float   start . V
+    ==========================  ======  =========================================================================
+
+    At discount 1 `visitation` is its limit: 0 on transient states and the law of the state where the process ends;
+    values of states that `start` cannot reach and from which it may never end do not exist and are nan.
+    """
+
+    mdp: MDP
+    policy: Policy
+    solver: Solver
+    chain: Chain
+    factors: Factorisation
+
+    @cached_property
+    def _value(self) -> FloatArray:
+        """V with 0 where it does not exist."""
+        return frozen(_finite("value", self.factors.solve(self.chain.reward), self.mdp))
+
+    @cached_property
+    def _arrivals(self) -> FloatArray:
+        """D^T start over all states: occupancy where the process goes on, the chance to end there elsewhere."""
+        # Exact occupancies are non-negative; elimination may leave -1e-18 where the truth is 0.
+        return frozen(np.maximum(_finite("occupancy", self.factors.solve_transposed(self.mdp.start), self.mdp), 0.0))
+
+    @cached_property
+    def value(self) -> FloatArray:
+        """V(s), shape (S,), in units of reward."""
+        undefined = self.chain.undefined
+        return frozen(np.where(undefined, np.nan, self._value)) if undefined.any() else self._value
+
+    @cached_property
+    def action_value(self) -> FloatArray:
+        """Q(s,a) = r(s,a) + discount sum_k P(k|s,a) V(k), shape (S, A)."""
+        mdp = self.mdp
+        q = mdp.expected_reward + mdp.discount * next_value(mdp, self._value)
+        if self.chain.undefined.any():
+            q[next_value(mdp, self.chain.undefined.astype(float)) > 0] = np.nan
+        return frozen(with_state_value(mdp, q, self.value))
+
+    @cached_property
+    def advantage(self) -> FloatArray:
+        """A(s,a) = Q(s,a) - V(s), shape (S, A); 0 where unavailable."""
+        out = np.empty(self.policy.probabilities.shape)
+        kernels.advantage(self.policy.probabilities, self.action_value, self.mdp.available, out)
+        return frozen(out)
+
+    @cached_property
+    def occupancy(self) -> FloatArray:
+        """d(s) = sum_t discount^t P(s_t = s), shape (S,), not normalised; 0 in terminal states."""
+        return frozen(np.where(self.mdp.terminal, 0.0, self._arrivals))
+
+    @cached_property
+    def visitation(self) -> FloatArray:
+        """(1 - discount) sum_t discount^t P(s_t = s) over all states, terminal ones included; sums to 1."""
+        return frozen(np.where(self.mdp.terminal, self._arrivals, (1 - self.mdp.discount) * self._arrivals))
+
+    @cached_property
+    def state_action_visitation(self) -> FloatArray:
+        """visitation(s) pi(a|s), shape (S, A); sums to 1."""
+        return frozen(self.visitation[:, None] * self.policy.probabilities)
+
+    @cached_property
+    def expected_return(self) -> float:
+        """J = start . V, in units of reward."""
+        return float(self.mdp.start @ self._value)
+
+    @cached_property
+    def logit_gradient(self) -> FloatArray:
+        """dJ/dlogits (S, A) = d(s) pi(a|s) A(s,a)."""
+        out = np.empty(self.policy.probabilities.shape)
+        kernels.logit_gradient(self.occupancy, self.policy.probabilities, self.advantage, out)
+        return frozen(out)
+
+    @cached_property
+    def probability_gradient(self) -> FloatArray:
+        """dJ/dpi (S, A) = d(s) Q(s,a); 0 where unavailable."""
+        visited = (self.occupancy[:, None] > 0) & self.mdp.available
+        return frozen(np.where(visited, self.occupancy[:, None] * self.action_value, 0.0))
+
+    def __repr__(self) -> str:
+        return f"Evaluation(expected return {self.expected_return:.12g}, {self.mdp!r}, {self.policy!r})"
+
+
+@overload
+def evaluate(mdp: MDP, policy: Policy, *, horizon: None = None, solver: Solver | None = None) -> Evaluation: ...
+@overload
+def evaluate(mdp: MDP, policy: Policy, *, horizon: int, solver: Solver | None = None) -> "FiniteHorizonEvaluation": ...
+def evaluate(
+    mdp: MDP, policy: Policy, *, horizon: int | None = None, solver: Solver | None = None
+) -> "Evaluation | FiniteHorizonEvaluation":
+    """Exact values, visitation and return of `policy` on `mdp`.
+
+    One factorisation of I - discount P_pi serves V and its transpose d. With `horizon=T` the process stops after
+    T steps and a `FiniteHorizonEvaluation` with values by steps to go and laws by step is returned instead.
+
+    Raises InvalidPolicy where the policy does not fit the model, and SolveError where at discount 1 the process
+    need not end, naming a state of the recurrent class.
+
+    >>> from fastpg import MDP, SoftmaxPolicy
+    >>> mdp = MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [1.0, 0.0], discount=0.5, start=0)
+    >>> evaluate(mdp, SoftmaxPolicy.uniform(mdp)).value.round(12)
+    array([1.33333333, 0.        ])
+
+    Source: Puterman (1994), Theorem 6.1.1; Sutton et al. (1999).
+    """
+    policy = fitted(policy, mdp)
+    if horizon is not None:
+        from fastpg.finite_horizon import FiniteHorizonEvaluation
+
+        return FiniteHorizonEvaluation(mdp, policy, positive_integer("horizon", horizon))
+    chain = induced_chain(mdp, policy)
+    solver = choose(chain) if solver is None else solver
+    evaluation = Evaluation(mdp, policy, solver, chain, solver.factorise(chain))
+    evaluation._value  # noqa: B018  a solve that fails should fail here
+    return evaluation
+
+
+def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
+    """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
+    S, A = mdp.n_states, mdp.n_actions
+    P = mdp.transition if sparse.issparse(mdp.transition) else mdp.transition.reshape(S * A, S)
+    return (P @ value).reshape(S, A, *value.shape[1:])
+
+
+def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
+    """`q` with the value of the state where an action is unavailable."""
+    return q if mdp.all_available else np.where(mdp.available | mdp.terminal[:, None], q, value[:, None])
+
+
+def _finite(name: str, x: FloatArray, mdp: MDP) -> FloatArray:
+    if not np.isfinite(x).all():
+        state = int(np.flatnonzero(~np.isfinite(x))[0])
+        raise SolveError(
+            f"{name}[{state}] overflows float64 at discount {mdp.discount!r} with rewards up to "
+            f"{np.abs(mdp.expected_reward).max():.3g}; scale the rewards down"
+        )
+    return x

@@ -1,0 +1,144 @@
+"""The quantities of an evaluation when the process stops after T steps."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from fastpg.chain import state_transition
+from fastpg.evaluation import next_value, with_state_value
+from fastpg.kernels import evaluation as kernels
+from fastpg.model import MDP, Transition
+from fastpg.policy import Policy
+from fastpg.validation import FloatArray, frozen
+
+# Step-by-step (S, A) tables are made in slices of about this many numbers.
+SLICE = 4_000_000
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FiniteHorizonEvaluation:
+    """Values for each number of steps to go and laws for each step of a process that stops after `horizon` steps.
+
+    ==========================  ===========  ================================================================
+    `value`                     (T+1, S)     value[k] with k steps to go; value[0] = 0
+    `action_value`              (T+1, S, A)  r + discount P value[k-1]; action_value[0] = 0
+    `advantage`                 (T+1, S, A)  action_value - value
+    `visitation`                (T+1, S)     law of the state after t steps, terminal ones included; rows sum to 1
+    `state_action_visitation`   (T, S, A)    law of state and action at step t
+    `occupancy`                 (S,)         sum_{t<T} discount^t P(s_t = s); 0 in terminal states
+    `expected_return`           float        start . value[T]
+    ==========================  ===========  ================================================================
+    """
+
+    mdp: MDP
+    policy: Policy
+    horizon: int
+
+    @cached_property
+    def _transition(self) -> Transition:
+        return state_transition(self.mdp, self.policy)
+
+    @cached_property
+    def value(self) -> FloatArray:
+        """Expected discounted reward with k = 0..T steps to go, shape (T+1, S)."""
+        mdp = self.mdp
+        r = np.empty(mdp.n_states)
+        kernels.policy_average(self.policy.probabilities, mdp.expected_reward, r)
+        V = np.zeros((self.horizon + 1, mdp.n_states))
+        for k in range(1, self.horizon + 1):
+            V[k] = r + mdp.discount * (self._transition @ V[k - 1])
+        return frozen(V)
+
+    @cached_property
+    def action_value(self) -> FloatArray:
+        """Q[k] = r + discount P value[k-1] for k = 1..T steps to go, and Q[0] = 0, shape (T+1, S, A)."""
+        q = np.zeros((self.horizon + 1, self.mdp.n_states, self.mdp.n_actions))
+        q[1:] = self._action_values(slice(1, self.horizon + 1))
+        return frozen(q)
+
+    @cached_property
+    def advantage(self) -> FloatArray:
+        """action_value - value by steps to go, shape (T+1, S, A)."""
+        out = np.empty(self.action_value.shape)
+        for k in range(self.horizon + 1):
+            self._advantage(self.action_value[k], out[k])
+        return frozen(out)
+
+    @cached_property
+    def visitation(self) -> FloatArray:
+        """P(s_t = s) for t = 0..T over all states, shape (T+1, S); each row sums to 1."""
+        law = np.empty((self.horizon + 1, self.mdp.n_states))
+        law[0] = self.mdp.start
+        P = self._transition
+        backward = sparse.csr_array(P.T) if sparse.issparse(P) else P.T
+        for t in range(self.horizon):
+            law[t + 1] = backward @ law[t] + np.where(self.mdp.terminal, law[t], 0.0)
+        return frozen(law)
+
+    @cached_property
+    def state_action_visitation(self) -> FloatArray:
+        """P(s_t = s, a_t = a) for t = 0..T-1, shape (T, S, A)."""
+        return frozen(self.visitation[:-1, :, None] * self.policy.probabilities)
+
+    @cached_property
+    def occupancy(self) -> FloatArray:
+        """sum_{t<T} discount^t P(s_t = s), shape (S,); 0 in terminal states."""
+        return frozen(self._weights.sum(axis=0))
+
+    @cached_property
+    def expected_return(self) -> float:
+        """J_T = start . value[T], in units of reward."""
+        return float(self.mdp.start @ self.value[self.horizon])
+
+    @cached_property
+    def logit_gradient(self) -> FloatArray:
+        """dJ_T/dlogits (S, A) = sum_t discount^t P(s_t = s) pi(a|s) A_{T-t}(s,a)."""
+        total = np.zeros(self.policy.probabilities.shape)
+        for steps in self._slices():
+            q = self._action_values(steps)
+            adv = np.empty(q.shape)
+            for k in range(q.shape[0]):
+                self._advantage(frozen(q[k]), adv[k])
+            kernels.finite_horizon_sweep(self._weights_to_go(steps), frozen(adv), total)
+        return frozen(self.policy.probabilities * total)
+
+    @cached_property
+    def probability_gradient(self) -> FloatArray:
+        """dJ_T/dpi (S, A) = sum_t discount^t P(s_t = s) Q_{T-t}(s,a); 0 where unavailable."""
+        total = np.zeros(self.policy.probabilities.shape)
+        for steps in self._slices():
+            kernels.finite_horizon_sweep(self._weights_to_go(steps), frozen(self._action_values(steps)), total)
+        return frozen(np.where(self.mdp.available, total, 0.0))
+
+    @cached_property
+    def _weights(self) -> FloatArray:
+        """discount^t P(s_t = s) for t = 0..T-1 on the states where the process goes on, shape (T, S)."""
+        discounts = np.power(self.mdp.discount, np.arange(self.horizon, dtype=np.float64))
+        return discounts[:, None] * np.where(self.mdp.terminal, 0.0, self.visitation[:-1])
+
+    def _weights_to_go(self, steps: slice) -> FloatArray:
+        """The weights of the steps that have `steps` steps to go."""
+        return frozen(np.ascontiguousarray(self._weights[self.horizon - np.arange(steps.start, steps.stop)]))
+
+    def _slices(self) -> list[slice]:
+        """1..T in runs whose (S, A) tables fit into `SLICE` numbers."""
+        run = max(1, SLICE // self.policy.probabilities.size)
+        return [slice(k, min(k + run, self.horizon + 1)) for k in range(1, self.horizon + 1, run)]
+
+    def _action_values(self, steps: slice) -> FloatArray:
+        """Q for a run of steps to go, shape (run, S, A)."""
+        mdp = self.mdp
+        ahead = next_value(mdp, self.value[steps.start - 1 : steps.stop - 1].T)
+        q = mdp.expected_reward + mdp.discount * np.moveaxis(ahead, 2, 0)
+        if not mdp.all_available:
+            q = np.stack([with_state_value(mdp, *pair) for pair in zip(q, self.value[steps], strict=True)])
+        return np.ascontiguousarray(q)
+
+    def _advantage(self, q: FloatArray, out: FloatArray) -> None:
+        kernels.advantage(self.policy.probabilities, q, self.mdp.available, out)
+
+    def __repr__(self) -> str:
+        head = f"horizon {self.horizon}, expected return {self.expected_return:.12g}"
+        return f"FiniteHorizonEvaluation({head}, {self.mdp!r}, {self.policy!r})"

@@ -1,0 +1,163 @@
+"""Fisher information, the natural gradient and the normalised natural step."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fastpg.errors import InvalidArgument
+from fastpg.evaluation import Evaluation
+from fastpg.gradient import policy_gradient
+from fastpg.kernels import evaluation as kernels
+from fastpg.policy import DirectPolicy, Policy, SoftmaxPolicy
+from fastpg.validation import FloatArray, frozen, real_between
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FisherInformation:
+    """F = blockdiag_s w(s) (diag pi_s - pi_s pi_s^T) in the logits, pulled back to the parameters of `policy`.
+
+    `weight` w is the visitation, so that F is the Hessian at theta of E_{s~visitation} KL(pi_theta || pi_theta').
+    At discount 1 there is no visitation and w is the occupancy: the Fisher information of the whole path.
+
+    `F @ v` takes a direction in the parameters, shaped like them or flat; `to_dense` gives the matrix, `pinv_solve`
+    the minimum-norm least-squares solution of F x = g, `linear_operator` a view for SciPy's iterative solvers.
+    """
+
+    weight: FloatArray
+    policy: Policy
+
+    @cached_property
+    def blocks(self) -> FloatArray:
+        """The diagonal blocks in the logits, shape (S, A, A)."""
+        S, A = self.policy.probabilities.shape
+        out = np.empty((S, A, A))
+        kernels.fisher_blocks(self.weight, self.policy.probabilities, out)
+        return frozen(out)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p) for p parameters."""
+        p = self.policy.parameters.size
+        return p, p
+
+    def __matmul__(self, direction: npt.ArrayLike) -> FloatArray:
+        """F v, of the shape of the parameters; a flat v gives a flat result."""
+        v = np.asarray(direction, dtype=np.float64)
+        parameters = self.policy.parameters
+        image = self.policy.pullback(self._in_logits(self.policy.pushforward(v.reshape(self._shape_of(v)))))
+        return image.reshape(v.shape) if v.shape != parameters.shape else image
+
+    def _shape_of(self, v: FloatArray) -> tuple[int, ...]:
+        shape = self.policy.parameters.shape
+        if v.shape not in (shape, (self.policy.parameters.size,)):
+            raise InvalidArgument(f"the vector must have shape {shape} of the parameters but has shape {v.shape}")
+        return shape
+
+    def _in_logits(self, v: FloatArray) -> FloatArray:
+        pi = self.policy.probabilities
+        return self.weight[:, None] * pi * (v - (pi * v).sum(axis=1, keepdims=True))
+
+    def to_dense(self) -> FloatArray:
+        """The (p, p) matrix, parameters flattened in C order."""
+        p = self.policy.parameters.size
+        return frozen(np.stack([self @ column for column in np.eye(p)], axis=1))
+
+    def pinv_solve(self, gradient: npt.ArrayLike) -> FloatArray:
+        """F^+ g, the x of least norm among those that minimise |F x - g|; shaped like g, flat or as the parameters.
+
+        Closed form for the tabular softmax: with g centred over the actions of positive probability, x = g / (w pi)
+        centred over them again, 0 elsewhere and where w(s) = 0. Other policies use an SVD of the dense matrix.
+        """
+        given = np.array(gradient, dtype=np.float64)
+        g = given.reshape(self._shape_of(given))
+        if not isinstance(self.policy, SoftmaxPolicy):
+            x = np.linalg.lstsq(self.to_dense(), g.ravel(), rcond=None)[0]
+            return frozen(x.astype(np.float64).reshape(given.shape))
+        pi = self.policy.probabilities
+        scale = self.weight[:, None] * pi
+        centred = np.empty(g.shape)
+        kernels.centred_on_support(pi, frozen(g), centred)
+        ratio = np.divide(centred, scale, out=np.zeros(g.shape), where=scale > 0)
+        return _centred(self.policy, ratio, self.weight).reshape(given.shape)
+
+    def linear_operator(self) -> "LinearOperator":
+        """F as a SciPy LinearOperator on flattened parameters."""
+        from scipy.sparse.linalg import LinearOperator
+
+        def product(v: FloatArray) -> FloatArray:
+            return self @ v.ravel()
+
+        return LinearOperator(self.shape, matvec=product, rmatvec=product, dtype=np.float64)
+
+    def __repr__(self) -> str:
+        return f"FisherInformation({self.shape[0]} parameters, {self.policy!r})"
+
+
+def _centred(policy: Policy, x: FloatArray, weight: FloatArray) -> FloatArray:
+    out = np.empty(x.shape)
+    kernels.centred_on_support(policy.probabilities, frozen(x), out)
+    out[weight == 0] = 0.0
+    return frozen(out)
+
+
+def fisher_information(evaluation: Evaluation) -> FisherInformation:
+    """F = E_{(s,a)~visitation, pi} [score score^T], block-diagonal in the logits.
+
+        F[(s,a),(s,b)] = visitation(s) (pi(a|s) [a = b] - pi(a|s) pi(b|s))
+
+    A log-linear policy has Phi^T F Phi. Source: Kakade (2001), A Natural Policy Gradient, section 2.
+    """
+    _infinite(evaluation)
+    weight = evaluation.occupancy if evaluation.mdp.discount == 1 else evaluation.visitation
+    # A terminal state has no score, whatever mass it holds.
+    return FisherInformation(frozen(np.where(evaluation.mdp.terminal, 0.0, weight)), evaluation.policy)
+
+
+def natural_gradient(evaluation: Evaluation) -> FloatArray:
+    """F^+ dJ, the natural gradient of least norm.
+
+        tabular softmax   (A(s,a) - mean_b A(s,b)) / (1 - discount), the uniform mean over the actions with pi > 0;
+                          0 for the others and where visitation(s) = 0
+        log-linear        (Phi^T F Phi)^+ Phi^T dJ/dlogits
+        direct            pi(a|s) A(s,a) / (1 - discount) where visited: the steepest ascent along the simplex in
+                          the Fisher-Rao metric
+
+    At discount 1 the factor 1 / (1 - discount) is 1 (see `FisherInformation`). A / (1 - discount) gives the same
+    policy step as the softmax form and is the one often printed, but it is not the pseudoinverse.
+
+    Source: Kakade (2001); Agarwal et al. (2021), Lemma 5.1, whose minimum-norm member this is.
+    """
+    F = fisher_information(evaluation)
+    scale = 1.0 if evaluation.mdp.discount == 1 else 1.0 / (1.0 - evaluation.mdp.discount)
+    policy = evaluation.policy
+    if isinstance(policy, SoftmaxPolicy):
+        return frozen(_centred(policy, evaluation.advantage, F.weight) * scale)
+    if isinstance(policy, DirectPolicy):
+        step = np.where(policy.probabilities > 0, policy.probabilities * evaluation.advantage * scale, 0.0)
+        return frozen(np.where(F.weight[:, None] > 0, step, 0.0))
+    return F.pinv_solve(policy_gradient(evaluation))
+
+
+def normalised_step(evaluation: Evaluation, size: float) -> FloatArray:
+    """sqrt(size / (g^T F^+ g)) F^+ g: the natural gradient scaled so that step^T F step = size.
+
+    KL(pi_theta || pi_{theta+step}), averaged over the visitation, is size/2 to second order. Zero where the
+    gradient is. Source: Rajeswaran et al. (2017), section 3.2.
+    """
+    size = real_between("size", size, 0.0, np.inf)
+    step = natural_gradient(evaluation)
+    power = float(np.sum(policy_gradient(evaluation) * step))
+    return frozen(np.sqrt(size / power) * step) if power > 0 else frozen(np.zeros(step.shape))
+
+
+def _infinite(evaluation: Evaluation) -> None:
+    if not isinstance(evaluation, Evaluation):
+        raise InvalidArgument(
+            "the Fisher information is that of the visitation of an infinite horizon; evaluate without horizon"
+        )

@@ -1,0 +1,99 @@
+"""The chain that a policy induces, and the quantities read off its solution."""
+
+from fastpg.kernels import kernel
+
+
+@kernel
+def induced_transition(P, pi, out):
+    """out[s,k] = sum_a pi(a|s) P(k|s,a)"""
+    S, A, _ = P.shape
+    for s in range(S):
+        for k in range(S):
+            out[s, k] = 0.0
+        for a in range(A):
+            p = pi[s, a]
+            if p > 0.0:
+                for k in range(S):
+                    out[s, k] += p * P[s, a, k]
+
+
+@kernel
+def policy_average(pi, x, out):
+    """out[s] = sum_a pi(a|s) x(s,a)"""
+    S, A = pi.shape
+    for s in range(S):
+        total = 0.0
+        for a in range(A):
+            total += pi[s, a] * x[s, a]
+        out[s] = total
+
+
+@kernel
+def advantage(pi, q, available, out):
+    """out[s,a] = q(s,a) - sum_b pi(b|s) q(s,b), 0 where unavailable.
+
+    Differences are taken against the likeliest action a0 first: with x(a) = q(a) - q(a0) and
+    m = sum_{a != a0} pi(a) x(a) the advantage is x(a) - m, which keeps the small advantage of a likely action.
+    """
+    S, A = pi.shape
+    for s in range(S):
+        a0 = 0
+        for a in range(1, A):
+            if pi[s, a] > pi[s, a0]:
+                a0 = a
+        m = 0.0
+        for a in range(A):
+            if a != a0 and pi[s, a] > 0.0:
+                m += pi[s, a] * (q[s, a] - q[s, a0])
+        for a in range(A):
+            out[s, a] = (q[s, a] - q[s, a0]) - m if available[s, a] else 0.0
+
+
+@kernel
+def logit_gradient(d, pi, adv, out):
+    """out[s,a] = d(s) pi(a|s) A(s,a)   (Sutton et al. 1999, Theorem 1)"""
+    S, A = pi.shape
+    for s in range(S):
+        for a in range(A):
+            out[s, a] = d[s] * pi[s, a] * adv[s, a] if d[s] > 0.0 else 0.0
+
+
+@kernel
+def fisher_blocks(weight, pi, out):
+    """out[s,a,b] = weight(s) (pi(a|s) [a = b] - pi(a|s) pi(b|s))"""
+    S, A = pi.shape
+    for s in range(S):
+        for a in range(A):
+            rest = 0.0
+            for b in range(A):
+                out[s, a, b] = -weight[s] * pi[s, a] * pi[s, b]
+                if b != a:
+                    rest += pi[s, b]
+            out[s, a, a] = weight[s] * pi[s, a] * rest
+
+
+@kernel
+def finite_horizon_sweep(w, x, out):
+    """out[s,a] += sum_t w(t,s) x(t,s,a)"""
+    T, S, A = x.shape
+    for t in range(T):
+        for s in range(S):
+            if w[t, s] > 0.0:
+                for a in range(A):
+                    out[s, a] += w[t, s] * x[t, s, a]
+
+
+@kernel
+def centred_on_support(pi, x, out):
+    """out[s,a] = x(s,a) - mean of x(s,.) over the actions with pi > 0; 0 elsewhere"""
+    S, A = pi.shape
+    for s in range(S):
+        total = 0.0
+        count = 0
+        for a in range(A):
+            if pi[s, a] > 0.0:
+                total += x[s, a]
+                count += 1
+        mean = total / max(count, 1)
+        for a in range(A):
+            out[s, a] = x[s, a] - mean if pi[s, a] > 0.0 else 0.0

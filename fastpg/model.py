@@ -1,0 +1,303 @@
+"""The finite Markov decision process: validated once, then frozen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from fastpg.errors import InvalidModel
+from fastpg.validation import (
+    BoolArray,
+    FloatArray,
+    float_array,
+    frozen,
+    law,
+    mask_array,
+    real_between,
+    require,
+    require_finite,
+)
+
+# (S, A, S) float64 array or SciPy csr_array (S*A, S); SciPy ships no types.
+Transition: TypeAlias = Any
+ArrayLike = npt.ArrayLike
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class MDP:
+    """A finite Markov decision process with S states and A actions.
+
+    Parameters
+    ----------
+    transition : (S, A, S) array, or SciPy sparse array (S*A, S) whose row ``s*A + a`` is the law of the next state.
+        Rows must sum to 1 within 1e-9 and are then normalised. Rows of terminal states and of unavailable
+        actions are not read; they are stored as zeros.
+    reward : (S,), (S, A) or (S, A, S) array, or sparse (S*A, S): the reward of leaving a state, of an action, or of a
+        transition (its mean where it is random). Rewards of transitions are kept, not only their mean.
+    discount : in [0, 1]; 1 is legal wherever the policy ends for certain.
+    start : (S,) law of the first state, or the index of one state; uniform over non-terminal states when left out.
+    terminal : (S,) mask of the states where the process has ended. They are absorbing and pay nothing.
+    available : (S, A) mask of the actions a state has; all of them when left out.
+
+    Attributes of the same names hold the checked values, read-only; ``expected_reward`` (S, A) is the mean reward
+    r(s, a) = sum_k P(k|s,a) R(s,a,k). Two models are equal when their contents are.
+
+    Raises InvalidModel with the place, the value, the rule and the count of what breaks it.
+
+    >>> mdp = MDP(transition=[[[0.0, 1.0]], [[0.0, 0.0]]], reward=[[1.0], [0.0]], discount=0.9, terminal=[False, True])
+    >>> mdp
+    MDP(2 states, 1 action, discount 0.9, dense, 1 terminal)
+    """
+
+    transition: Transition
+    reward: Transition
+    discount: float
+    start: FloatArray
+    terminal: BoolArray
+    available: BoolArray
+
+    def __init__(
+        self,
+        transition: ArrayLike | sparse.sparray | sparse.spmatrix,
+        reward: ArrayLike | sparse.sparray | sparse.spmatrix,
+        discount: float,
+        start: ArrayLike | None = None,
+        *,
+        terminal: ArrayLike | None = None,
+        available: ArrayLike | None = None,
+    ) -> None:
+        P: Any = _csr("transition", transition) if sparse.issparse(transition) else _dense_transition(transition)
+        S, A = _shape(P)
+        ended = np.zeros(S, bool) if terminal is None else mask_array("terminal", terminal, (S,), InvalidModel)
+        legal = np.ones((S, A), bool) if available is None else mask_array("available", available, (S, A), InvalidModel)
+        require(
+            legal.any(axis=1) | ended,
+            "available",
+            "leave each non-terminal state an action",
+            legal.sum(axis=1),
+            InvalidModel,
+        )
+        rows = legal & ~ended[:, None]
+        set_ = object.__setattr__
+        set_(self, "discount", real_between("discount", discount, 0, 1, InvalidModel))
+        set_(self, "start", frozen(_start(start, ended)))
+        set_(self, "terminal", frozen(ended))
+        set_(self, "available", frozen(legal))
+        if sparse.issparse(P):
+            kept = _sparse_law(P, rows)
+            set_(self, "reward", _sparse_reward(reward, P, kept, rows, ended))
+            set_(self, "transition", _frozen_csr(kept))
+        else:
+            set_(self, "reward", frozen(_dense_reward(reward, P, rows, ended)))
+            set_(self, "transition", frozen(law("transition", P, InvalidModel, rows)))
+
+    @property
+    def n_states(self) -> int:
+        """S, terminal states included."""
+        return self.terminal.shape[0]
+
+    @property
+    def n_actions(self) -> int:
+        """A, the largest number of actions that a state can have."""
+        return self.available.shape[1]
+
+    @cached_property
+    def is_sparse(self) -> bool:
+        """Whether transitions are stored as a sparse (S*A, S) array."""
+        return sparse.issparse(self.transition)
+
+    @cached_property
+    def all_available(self) -> bool:
+        """Whether every non-terminal state has every action."""
+        return bool((self.available | self.terminal[:, None]).all())
+
+    @cached_property
+    def expected_reward(self) -> FloatArray:
+        """r(s, a) = sum_k P(k|s,a) R(s,a,k), shape (S, A); 0 where terminal or unavailable."""
+        S, A = self.n_states, self.n_actions
+        if sparse.issparse(self.reward):
+            mean = np.asarray((self.transition * self.reward).sum(axis=1)).reshape(S, A)
+        elif self.reward.ndim == 3:
+            mean = np.einsum("sak,sak->sa", self.transition, self.reward)
+        else:
+            r = self.reward if self.reward.ndim == 2 else self.reward[:, None]
+            mean = np.where(self.available & ~self.terminal[:, None], r, 0.0)
+        return frozen(np.ascontiguousarray(mean))
+
+    def restart(self, start: ArrayLike) -> "MDP":
+        """The same process begun from another law or state."""
+        return self._with(start=frozen(_start(start, self.terminal)))
+
+    def discounted(self, discount: float) -> "MDP":
+        """The same process under another discount."""
+        return self._with(discount=real_between("discount", discount, 0, 1, InvalidModel))
+
+    def _with(self, **changed: Any) -> "MDP":
+        twin = object.__new__(MDP)
+        twin.__dict__.update(self.__dict__ | changed)
+        return twin
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                frozen(value)
+            elif sparse.issparse(value):
+                _frozen_csr(value)
+        self.__dict__.update(state)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MDP):
+            return NotImplemented
+        names = ("start", "terminal", "available", "transition", "reward")
+        return (
+            self.discount == other.discount
+            and self.available.shape == other.available.shape
+            and all(_same(getattr(self, name), getattr(other, name)) for name in names)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.discount, self.available.shape, self.start.tobytes(), self.terminal.tobytes()))
+
+    def __repr__(self) -> str:
+        S, A, ended = self.n_states, self.n_actions, int(self.terminal.sum())
+        stored = f"sparse with {self.transition.nnz} transitions" if self.is_sparse else "dense"
+        parts = [f"{S} state{'s' * (S != 1)}", f"{A} action{'s' * (A != 1)}", f"discount {self.discount:g}", stored]
+        if ended:
+            parts.append(f"{ended} terminal")
+        if not self.all_available:
+            parts.append("some actions unavailable")
+        return f"MDP({', '.join(parts)})"
+
+
+def _shape(P: Transition) -> tuple[int, int]:
+    return (P.shape[1], P.shape[0] // P.shape[1]) if sparse.issparse(P) else P.shape[:2]
+
+
+def _dense_transition(value: object) -> FloatArray:
+    P = float_array("transition", value, InvalidModel)
+    if P.ndim != 3 or P.shape[0] != P.shape[2] or P.size == 0:
+        raise InvalidModel(f"transition must have shape (S, A, S) with S, A >= 1 but has shape {P.shape}")
+    return P
+
+
+def _csr(name: str, value: Any) -> sparse.csr_array:
+    if value.dtype.kind not in "biuf":
+        raise InvalidModel(f"{name} must hold real numbers but has dtype {value.dtype}")
+    P = sparse.csr_array(value, dtype=np.float64, copy=True)
+    if P.ndim != 2 or P.shape[1] == 0 or P.shape[0] == 0 or P.shape[0] % P.shape[1]:
+        raise InvalidModel(f"sparse {name} must have shape (S*A, S) with S, A >= 1 but has shape {P.shape}")
+    P.sum_duplicates()
+    return P
+
+
+def _frozen_csr(P: sparse.csr_array) -> sparse.csr_array:
+    for part in (P.data, P.indices, P.indptr):
+        part.flags.writeable = False
+    return P
+
+
+def _row_of(P: sparse.csr_array) -> npt.NDArray[np.intp]:
+    return np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
+
+
+def _sparse_law(P: sparse.csr_array, rows: BoolArray) -> sparse.csr_array:
+    """`P` without unread rows and stored zeros, checked and normalised."""
+    S, A = rows.shape
+    row = _row_of(P)
+    read = rows.ravel()[row]
+    for good, rule in ((np.isfinite(P.data), "be finite"), (~(P.data < 0), "not be negative")):
+        bad = np.flatnonzero(~good & read)
+        if bad.size:
+            k = bad[0]
+            place = f"transition[{row[k] // A}, {row[k] % A}, {P.indices[k]}]"
+            raise InvalidModel(f"{place} must {rule} but is {P.data[k]:.17g}; {bad.size} of {P.nnz} entries fail")
+    kept = read & (P.data > 0)
+    total = np.bincount(row[kept], P.data[kept], minlength=S * A).reshape(S, A)
+    law("transition", np.where(rows, total, 0.0)[..., None], InvalidModel, rows)
+    lengths = np.bincount(row[kept], minlength=S * A)
+    indptr = np.concatenate(([0], np.cumsum(lengths))).astype(P.indptr.dtype)
+    data = P.data[kept] / total.ravel()[row[kept]]
+    return sparse.csr_array((data, P.indices[kept], indptr), shape=P.shape)
+
+
+def _start(value: object, terminal: BoolArray) -> FloatArray:
+    S = terminal.shape[0]
+    if value is None:
+        if terminal.all():
+            raise InvalidModel(f"start must be given where all {S} states are terminal")
+        return np.where(terminal, 0.0, 1.0) / np.count_nonzero(~terminal)
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        if not 0 <= value < S:
+            raise InvalidModel(f"start must be a state in 0..{S - 1} or a law of shape ({S},) but is {value}")
+        return np.eye(1, S, int(value))[0]
+    mu = float_array("start", value, InvalidModel)
+    if mu.shape != (S,):
+        raise InvalidModel(f"start must be a state in 0..{S - 1} or a law of shape ({S},) but has shape {mu.shape}")
+    return law("start", mu, InvalidModel)
+
+
+def _check_reward_of_terminal(R: FloatArray, counts: BoolArray) -> None:
+    rule = "be 0 in a terminal state (a reward for ending belongs to the transition that ends)"
+    require(~(counts & (R != 0)), "reward", rule, R, InvalidModel)
+
+
+def _dense_reward(value: Any, P: FloatArray, rows: BoolArray, ended: BoolArray) -> FloatArray:
+    S, A, _ = P.shape
+    if sparse.issparse(value):
+        value = _csr("reward", value).toarray()
+        value = value.reshape(S, A, S) if value.shape == (S * A, S) else value
+    R = float_array("reward", value, InvalidModel)
+    if R.shape not in ((S,), (S, A), (S, A, S)):
+        raise InvalidModel(f"reward must have shape ({S},), ({S}, {A}) or ({S}, {A}, {S}) but has shape {R.shape}")
+    require_finite("reward", R, InvalidModel)
+    happens = P != 0 if R.ndim == 3 else np.ones(R.shape, bool)
+    _check_reward_of_terminal(R, happens & ended.reshape((S,) + (1,) * (R.ndim - 1)))
+    if R.ndim == 3:
+        R[~rows] = 0.0
+    return R
+
+
+def _sparse_reward(
+    value: Any, given: sparse.csr_array, P: sparse.csr_array, rows: BoolArray, ended: BoolArray
+) -> Transition:
+    """The reward of a sparse model: (S,), (S, A), or one number for each stored transition."""
+    S, A = rows.shape
+    if not sparse.issparse(value):
+        R = float_array("reward", value, InvalidModel)
+        if R.shape != (S, A, S):
+            if R.shape not in ((S,), (S, A)):
+                raise InvalidModel(
+                    f"reward must have shape ({S},), ({S}, {A}), ({S}, {A}, {S}) or be sparse ({S * A}, {S}) "
+                    f"but has shape {R.shape}"
+                )
+            require_finite("reward", R, InvalidModel)
+            _check_reward_of_terminal(R, np.broadcast_to(ended.reshape((S,) + (1,) * (R.ndim - 1)), R.shape))
+            return frozen(R)
+        pick: Callable[[sparse.csr_array], FloatArray] = lambda at: R.reshape(S * A, S)[_row_of(at), at.indices]  # noqa: E731
+    else:
+        stored = _csr("reward", value)
+        if stored.shape != P.shape:
+            raise InvalidModel(
+                f"sparse reward must have the shape {P.shape} of transition but has shape {stored.shape}"
+            )
+
+        def pick(at: sparse.csr_array) -> FloatArray:
+            key = _row_of(stored) * S + stored.indices
+            wanted = _row_of(at) * S + at.indices
+            found = np.minimum(np.searchsorted(key, wanted), max(key.size - 1, 0))
+            return np.where(key[found] == wanted, stored.data[found], 0.0) if key.size else np.zeros(wanted.size)
+
+    outside = pick(given)
+    require_finite("reward.data", outside, InvalidModel)
+    _check_reward_of_terminal(outside, ended[_row_of(given) // A] & (given.data != 0))
+    return _frozen_csr(sparse.csr_array((pick(P), P.indices, P.indptr), shape=P.shape))
+
+
+def _same(x: Transition, y: Transition) -> bool:
+    if sparse.issparse(x) and sparse.issparse(y):
+        return all(np.array_equal(getattr(x, part), getattr(y, part)) for part in ("indptr", "indices", "data"))
+    return not sparse.issparse(x) and not sparse.issparse(y) and np.array_equal(x, y)

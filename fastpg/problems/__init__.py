@@ -1,0 +1,1 @@
+"""Named Markov decision processes, each with its source and its known answers."""

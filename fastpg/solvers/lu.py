@@ -1,0 +1,54 @@
+"""Dense LU with partial pivoting (LAPACK getrf, getrs)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg.lapack import dgetrf, dgetrs
+
+from fastpg.chain import Chain
+from fastpg.errors import SolveError
+from fastpg.validation import FloatArray
+
+
+@dataclass(frozen=True)
+class LU:
+    """Dense LU. Normwise backward stable; time O(S^3), memory 8 S^2 bytes."""
+
+    def factorise(self, chain: Chain) -> "LUFactorisation":
+        """Factorise I - discount P_pi."""
+        system = np.asarray(chain.transition) * -chain.discount if not chain.is_sparse else _dense(chain)
+        system.reshape(-1)[:: chain.n_states + 1] += 1.0
+        # LAPACK reads columns first, so it is handed the transpose, without a copy.
+        factors, pivots, info = dgetrf(system.T, overwrite_a=True)
+        if info > 0:
+            raise singular(chain)
+        return LUFactorisation(factors, pivots)
+
+
+@dataclass(frozen=True, eq=False)
+class LUFactorisation:
+    """LU factors of (I - discount P_pi)^T."""
+
+    factors: FloatArray
+    pivots: npt.NDArray[np.int32]
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        """x with (I - discount P_pi) x = b."""
+        return dgetrs(self.factors, self.pivots, b, trans=1)[0]
+
+    def solve_transposed(self, b: FloatArray) -> FloatArray:
+        """x with (I - discount P_pi)^T x = b."""
+        return dgetrs(self.factors, self.pivots, b)[0]
+
+
+def _dense(chain: Chain) -> FloatArray:
+    return chain.transition.toarray() * -chain.discount
+
+
+def singular(chain: Chain) -> SolveError:
+    """The error for a system that has no inverse in float64."""
+    return SolveError(
+        f"I - discount P_pi is singular to float64 at discount {chain.discount!r} with {chain.n_states} states: "
+        "the chance of ending is too small to represent"
+    )

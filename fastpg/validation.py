@@ -1,0 +1,101 @@
+"""One way to check input: each broken rule becomes one sentence with place, value, rule and count."""
+
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fastpg.errors import FastPGError, InvalidArgument
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+ArrayT = TypeVar("ArrayT", bound=npt.NDArray[Any])
+
+SUM_TOLERANCE = 1e-9
+
+
+def frozen(array: ArrayT) -> ArrayT:
+    """The same array, made read-only."""
+    array.flags.writeable = False
+    return array
+
+
+def float_array(name: str, value: object, error: type[FastPGError]) -> FloatArray:
+    """A fresh C-contiguous float64 copy of `value`."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise error(f"{name} must be a rectangular array of numbers") from None
+    if array.dtype.kind not in "biuf":
+        raise error(f"{name} must hold real numbers but has dtype {array.dtype}")
+    return np.array(array, dtype=np.float64, order="C")
+
+
+def mask_array(name: str, value: object, shape: tuple[int, ...], error: type[FastPGError]) -> BoolArray:
+    """A fresh boolean copy of `value`, which must be a mask of the given shape."""
+    array = np.asarray(value)
+    if array.shape != shape:
+        raise error(f"{name} must have shape {shape} but has shape {array.shape}")
+    if array.dtype != np.bool_ and not (array.dtype.kind in "iuf" and np.isin(array, (0, 1)).all()):
+        raise error(f"{name} must be a mask of booleans but has dtype {array.dtype}")
+    return np.array(array, dtype=np.bool_)
+
+
+def require(
+    good: BoolArray, name: str, rule: str, value: npt.NDArray[Any], error: type[FastPGError], unit: str = "entries"
+) -> None:
+    """Raise unless every entry of `good` holds; the message quotes the first `value` that fails."""
+    if good.all():
+        return
+    place = tuple(int(i) for i in np.argwhere(~good)[0])
+    where = ", ".join(map(str, place))
+    failing = int(good.size - np.count_nonzero(good))
+    verb = "sums to" if unit == "rows" else "is"
+    raise error(f"{name}[{where}] must {rule} but {verb} {value[place]:.17g}; {failing} of {good.size} {unit} fail")
+
+
+def require_finite(name: str, array: FloatArray, error: type[FastPGError]) -> None:
+    """Raise unless every entry is finite."""
+    require(np.isfinite(array), name, "be finite", array, error)
+
+
+def law(name: str, array: FloatArray, error: type[FastPGError], rows: BoolArray | None = None) -> FloatArray:
+    """`array` with each row along the last axis checked to be a probability law, then normalised.
+
+    `rows` marks the rows that have to be laws; the others are set to zero.
+    """
+    if rows is not None:
+        array[~rows] = 0.0
+    require_finite(name, array, error)
+    require(array >= 0, name, "not be negative", array, error)
+    total = np.asarray(array.sum(axis=-1))
+    good = np.abs(total - 1) <= SUM_TOLERANCE
+    if rows is not None:
+        good |= ~rows
+        total = np.where(rows, total, 1.0)
+    if array.ndim == 1:
+        if not good:
+            raise error(f"{name} must sum to 1 within {SUM_TOLERANCE:g} but sums to {float(total):.17g}")
+        return array / float(total)
+    require(good, name, f"sum to 1 within {SUM_TOLERANCE:g}", total, error, "rows")
+    return array / total[..., None]
+
+
+def positive_integer(name: str, value: object) -> int:
+    """`value` as an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InvalidArgument(f"{name} must be a positive integer but is {value!r}")
+    return int(value)
+
+
+def real_between(
+    name: str, value: object, low: float, high: float, error: type[FastPGError] = InvalidArgument
+) -> float:
+    """`value` as a float within [low, high]."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | np.integer | np.floating)
+        or not low <= float(value) <= high
+    ):
+        raise error(f"{name} must be a number in [{low:g}, {high:g}] but is {value!r}")
+    return float(value)
