@@ -68,10 +68,22 @@ def state_transition(mdp: MDP, policy: Policy) -> Transition:
         P = np.empty((S, S))
         induced_transition(mdp.transition, pi, P)
         return P
-    column = np.arange(S * A)
-    average = sparse.csr_array((pi.ravel(), column, np.arange(0, S * A + 1, A)), shape=(S, S * A))
-    average.eliminate_zeros()
+    taken = np.flatnonzero(pi)
+    rows = np.concatenate(([0], np.cumsum(np.count_nonzero(pi, axis=1))))
+    average = sparse.csr_array((pi.ravel()[taken], taken, rows), shape=(S, S * A))
     return sparse.csr_array(average @ mdp.transition)
+
+
+def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
+    """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
+    S, A = mdp.n_states, mdp.n_actions
+    P = mdp.transition if sparse.issparse(mdp.transition) else mdp.transition.reshape(S * A, S)
+    return (P @ value).reshape(S, A, *value.shape[1:])
+
+
+def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
+    """`q` with the value of the state where an action is unavailable."""
+    return q if mdp.all_available else np.where(mdp.available | mdp.terminal[:, None], q, value[:, None])
 
 
 def _reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:

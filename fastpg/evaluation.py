@@ -2,21 +2,18 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
-from scipy import sparse
 
-from fastpg.chain import Chain, induced_chain
+from fastpg.chain import Chain, induced_chain, next_value, with_state_value
 from fastpg.errors import SolveError
+from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.solvers import Factorisation, Solver, choose
 from fastpg.validation import FloatArray, frozen, positive_integer
-
-if TYPE_CHECKING:
-    from fastpg.finite_horizon import FiniteHorizonEvaluation
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -118,10 +115,10 @@ class Evaluation:
 @overload
 def evaluate(mdp: MDP, policy: Policy, *, horizon: None = None, solver: Solver | None = None) -> Evaluation: ...
 @overload
-def evaluate(mdp: MDP, policy: Policy, *, horizon: int, solver: Solver | None = None) -> "FiniteHorizonEvaluation": ...
+def evaluate(mdp: MDP, policy: Policy, *, horizon: int, solver: Solver | None = None) -> FiniteHorizonEvaluation: ...
 def evaluate(
     mdp: MDP, policy: Policy, *, horizon: int | None = None, solver: Solver | None = None
-) -> "Evaluation | FiniteHorizonEvaluation":
+) -> Evaluation | FiniteHorizonEvaluation:
     """Exact values, visitation and return of `policy` on `mdp`.
 
     One factorisation of I - discount P_pi serves V and its transpose d. With `horizon=T` the process stops after
@@ -139,26 +136,12 @@ def evaluate(
     """
     policy = fitted(policy, mdp)
     if horizon is not None:
-        from fastpg.finite_horizon import FiniteHorizonEvaluation
-
         return FiniteHorizonEvaluation(mdp, policy, positive_integer("horizon", horizon))
     chain = induced_chain(mdp, policy)
     solver = choose(chain) if solver is None else solver
     evaluation = Evaluation(mdp, policy, solver, chain, solver.factorise(chain))
     evaluation._value  # noqa: B018  a solve that fails should fail here
     return evaluation
-
-
-def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
-    """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
-    S, A = mdp.n_states, mdp.n_actions
-    P = mdp.transition if sparse.issparse(mdp.transition) else mdp.transition.reshape(S * A, S)
-    return (P @ value).reshape(S, A, *value.shape[1:])
-
-
-def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
-    """`q` with the value of the state where an action is unavailable."""
-    return q if mdp.all_available else np.where(mdp.available | mdp.terminal[:, None], q, value[:, None])
 
 
 def _finite(name: str, x: FloatArray, mdp: MDP) -> FloatArray:

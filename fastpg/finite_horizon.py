@@ -6,8 +6,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from fastpg.chain import state_transition
-from fastpg.evaluation import next_value, with_state_value
+from fastpg.chain import next_value, state_transition, with_state_value
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy

@@ -17,6 +17,7 @@ from fastpg.validation import (
     frozen,
     law,
     mask_array,
+    normaliser,
     real_between,
     require,
     require_finite,
@@ -200,6 +201,16 @@ def _frozen_csr(P: sparse.csr_array) -> sparse.csr_array:
     return P
 
 
+def _require_stored(good: BoolArray, name: str, rule: str, at: sparse.csr_array, value: FloatArray, A: int) -> None:
+    """`require` for numbers that belong to the stored entries of `at`; the place is state, action, next state."""
+    bad = np.flatnonzero(~good)
+    if bad.size:
+        k = bad[0]
+        s, a = divmod(int(_row_of(at)[k]), A)
+        place = f"{name}[{s}, {a}, {at.indices[k]}]"
+        raise InvalidModel(f"{place} must {rule} but is {value[k]:.17g}; {bad.size} of {value.size} entries fail")
+
+
 def _row_of(P: sparse.csr_array) -> npt.NDArray[np.intp]:
     return np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
 
@@ -209,18 +220,14 @@ def _sparse_law(P: sparse.csr_array, rows: BoolArray) -> sparse.csr_array:
     S, A = rows.shape
     row = _row_of(P)
     read = rows.ravel()[row]
-    for good, rule in ((np.isfinite(P.data), "be finite"), (~(P.data < 0), "not be negative")):
-        bad = np.flatnonzero(~good & read)
-        if bad.size:
-            k = bad[0]
-            place = f"transition[{row[k] // A}, {row[k] % A}, {P.indices[k]}]"
-            raise InvalidModel(f"{place} must {rule} but is {P.data[k]:.17g}; {bad.size} of {P.nnz} entries fail")
+    _require_stored(np.isfinite(P.data) | ~read, "transition", "be finite", P, P.data, A)
+    _require_stored(~(P.data < 0) | ~read, "transition", "not be negative", P, P.data, A)
     kept = read & (P.data > 0)
     total = np.bincount(row[kept], P.data[kept], minlength=S * A).reshape(S, A)
     law("transition", np.where(rows, total, 0.0)[..., None], InvalidModel, rows)
     lengths = np.bincount(row[kept], minlength=S * A)
     indptr = np.concatenate(([0], np.cumsum(lengths))).astype(P.indptr.dtype)
-    data = P.data[kept] / total.ravel()[row[kept]]
+    data = P.data[kept] / normaliser(total, S).ravel()[row[kept]]
     return sparse.csr_array((data, P.indices[kept], indptr), shape=P.shape)
 
 
@@ -240,9 +247,11 @@ def _start(value: object, terminal: BoolArray) -> FloatArray:
     return law("start", mu, InvalidModel)
 
 
+UNPAID = "be 0 in a terminal state (a reward for ending belongs to the transition that ends)"
+
+
 def _check_reward_of_terminal(R: FloatArray, counts: BoolArray) -> None:
-    rule = "be 0 in a terminal state (a reward for ending belongs to the transition that ends)"
-    require(~(counts & (R != 0)), "reward", rule, R, InvalidModel)
+    require(~(counts & (R != 0)), "reward", UNPAID, R, InvalidModel)
 
 
 def _dense_reward(value: Any, P: FloatArray, rows: BoolArray, ended: BoolArray) -> FloatArray:
@@ -292,8 +301,9 @@ def _sparse_reward(
             return np.where(key[found] == wanted, stored.data[found], 0.0) if key.size else np.zeros(wanted.size)
 
     outside = pick(given)
-    require_finite("reward.data", outside, InvalidModel)
-    _check_reward_of_terminal(outside, ended[_row_of(given) // A] & (given.data != 0))
+    _require_stored(np.isfinite(outside), "reward", "be finite", given, outside, A)
+    happens = ended[_row_of(given) // A] & (given.data != 0)
+    _require_stored(~(happens & (outside != 0)), "reward", UNPAID, given, outside, A)
     return _frozen_csr(sparse.csr_array((pick(P), P.indices, P.indptr), shape=P.shape))
 
 

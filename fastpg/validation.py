@@ -60,7 +60,7 @@ def require_finite(name: str, array: FloatArray, error: type[FastPGError]) -> No
 
 
 def law(name: str, array: FloatArray, error: type[FastPGError], rows: BoolArray | None = None) -> FloatArray:
-    """`array` with each row along the last axis checked to be a probability law, then normalised.
+    """`array` with each row along the last axis checked to be a probability law, then normalised; -0 becomes 0.
 
     `rows` marks the rows that have to be laws; the others are set to zero.
     """
@@ -68,7 +68,8 @@ def law(name: str, array: FloatArray, error: type[FastPGError], rows: BoolArray 
         array[~rows] = 0.0
     require_finite(name, array, error)
     require(array >= 0, name, "not be negative", array, error)
-    total = np.asarray(array.sum(axis=-1))
+    with np.errstate(over="ignore"):
+        total = np.asarray(array.sum(axis=-1))
     good = np.abs(total - 1) <= SUM_TOLERANCE
     if rows is not None:
         good |= ~rows
@@ -76,9 +77,17 @@ def law(name: str, array: FloatArray, error: type[FastPGError], rows: BoolArray 
     if array.ndim == 1:
         if not good:
             raise error(f"{name} must sum to 1 within {SUM_TOLERANCE:g} but sums to {float(total):.17g}")
-        return array / float(total)
+        return array / normaliser(total, array.size) + 0.0
     require(good, name, f"sum to 1 within {SUM_TOLERANCE:g}", total, error, "rows")
-    return array / total[..., None]
+    return array / normaliser(total, array.shape[-1])[..., None] + 0.0
+
+
+def normaliser(total: npt.NDArray[Any], n: int) -> FloatArray:
+    """What laws over n outcomes with these sums are divided by: 1 for a sum that is 1 up to the rounding of summing.
+
+    A law that was normalised before is kept bit for bit, so a model read back from its own arrays is the same model.
+    """
+    return np.where(np.abs(total - 1) <= n * np.finfo(np.float64).eps, 1.0, total)
 
 
 def positive_integer(name: str, value: object) -> int:

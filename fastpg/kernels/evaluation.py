@@ -12,7 +12,7 @@ def induced_transition(P, pi, out):
             out[s, k] = 0.0
         for a in range(A):
             p = pi[s, a]
-            if p > 0.0:
+            if p != 0.0:
                 for k in range(S):
                     out[s, k] += p * P[s, a, k]
 
@@ -43,7 +43,7 @@ def advantage(pi, q, available, out):
                 a0 = a
         m = 0.0
         for a in range(A):
-            if a != a0 and pi[s, a] > 0.0:
+            if a != a0 and pi[s, a] != 0.0:
                 m += pi[s, a] * (q[s, a] - q[s, a0])
         for a in range(A):
             out[s, a] = (q[s, a] - q[s, a0]) - m if available[s, a] else 0.0
@@ -51,11 +51,11 @@ def advantage(pi, q, available, out):
 
 @kernel
 def logit_gradient(d, pi, adv, out):
-    """out[s,a] = d(s) pi(a|s) A(s,a)   (Sutton et al. 1999, Theorem 1)"""
+    """out[s,a] = d(s) pi(a|s) A(s,a), 0 where d pi = 0 even if A is nan   (Sutton et al. 1999, Theorem 1)"""
     S, A = pi.shape
     for s in range(S):
         for a in range(A):
-            out[s, a] = d[s] * pi[s, a] * adv[s, a] if d[s] > 0.0 else 0.0
+            out[s, a] = d[s] * pi[s, a] * adv[s, a] if d[s] != 0.0 and pi[s, a] != 0.0 else 0.0
 
 
 @kernel
@@ -78,7 +78,7 @@ def finite_horizon_sweep(w, x, out):
     T, S, A = x.shape
     for t in range(T):
         for s in range(S):
-            if w[t, s] > 0.0:
+            if w[t, s] != 0.0:
                 for a in range(A):
                     out[s, a] += w[t, s] * x[t, s, a]
 
