@@ -208,7 +208,7 @@ def _require_stored(good: BoolArray, name: str, rule: str, at: sparse.csr_array,
         k = bad[0]
         s, a = divmod(int(_row_of(at)[k]), A)
         place = f"{name}[{s}, {a}, {at.indices[k]}]"
-        raise InvalidModel(f"{place} must {rule} but is {value[k]:.17g}; {bad.size} of {value.size} entries fail")
+        raise InvalidModel(f"{place} must {rule} but is {float(value[k])!r}; {bad.size} of {value.size} entries fail")
 
 
 def _row_of(P: sparse.csr_array) -> npt.NDArray[np.intp]:

@@ -51,7 +51,7 @@ def require(
     where = ", ".join(map(str, place))
     failing = int(good.size - np.count_nonzero(good))
     verb = "sums to" if unit == "rows" else "is"
-    raise error(f"{name}[{where}] must {rule} but {verb} {value[place]:.17g}; {failing} of {good.size} {unit} fail")
+    raise error(f"{name}[{where}] must {rule} but {verb} {value[place].item()!r}; {failing} of {good.size} {unit} fail")
 
 
 def require_finite(name: str, array: FloatArray, error: type[FastPGError]) -> None:
@@ -76,7 +76,7 @@ def law(name: str, array: FloatArray, error: type[FastPGError], rows: BoolArray 
         total = np.where(rows, total, 1.0)
     if array.ndim == 1:
         if not good:
-            raise error(f"{name} must sum to 1 within {SUM_TOLERANCE:g} but sums to {float(total):.17g}")
+            raise error(f"{name} must sum to 1 within {SUM_TOLERANCE:g} but sums to {float(total)!r}")
         return array / normaliser(total, array.size) + 0.0
     require(good, name, f"sum to 1 within {SUM_TOLERANCE:g}", total, error, "rows")
     return array / normaliser(total, array.shape[-1])[..., None] + 0.0

@@ -1,10 +1,9 @@
-"""The same model in the other storage, and the conditioning that tolerances are derived from."""
+"""The same model in the other storage."""
 
 import numpy as np
 from scipy import sparse
 
 from fastpg.model import MDP, Transition
-from fastpg.policy import Policy
 from fastpg.validation import FloatArray
 
 
@@ -43,27 +42,3 @@ def _rebuilt(mdp: MDP, transition: Transition, reward: Transition) -> MDP:
         terminal=mdp.terminal,
         available=mdp.available,
     )
-
-
-def conditioning(mdp: MDP, policy: Policy) -> float:
-    """max_s sum_k D(s,k), D = (I - discount P_pi)^{-1}: the longest expected discounted number of steps, at least 1.
-
-    The condition number of I - discount P_pi in the maximum norm is at most twice this. At discount 1 the policy
-    must end for certain from every state.
-    """
-    P = np.einsum("sa,sak->sk", policy.probabilities, dense_transition(mdp))
-    steps = np.linalg.solve(np.eye(mdp.n_states) - mdp.discount * P, np.ones(mdp.n_states))
-    return float(steps.max())
-
-
-def rounding(mdp: MDP, policy: Policy, *, resolvents: int, scale: float | None = None) -> float:
-    """A bound on the rounding error of an exact quantity that is a product of so many resolvents D and a reward.
-
-    A backward-stable solve of (I - discount P_pi) x = b errs by a small multiple of S eps cond(I - discount P_pi)
-    |x|, so each factor D of a quantity is known to about (S + A) eps |D| of itself: with m factors the error is at
-    most 32 (S + A) eps |D|^(m+1) `scale`. V and d have one factor, gradients two. `scale` is the largest reward
-    unless given; 1 suits quantities without a reward.
-    """
-    size = mdp.n_states + mdp.n_actions
-    unit = float(np.abs(dense_reward(mdp)).max()) if scale is None else scale
-    return float(32 * size * np.finfo(np.float64).eps * conditioning(mdp, policy) ** (resolvents + 1) * unit)
