@@ -1,0 +1,61 @@
+"""Random words: Philox4x64-10 keys one xoshiro256++ stream for each trajectory.
+
+Philox is counter-based: the state of stream i is a function of (key, i) alone, so trajectory i does not depend on
+threads or chunks. Xoshiro is the faster of the two for the many words that follow.
+"""
+
+import numpy as np
+
+from fastpg.kernels import kernel
+
+# Salmon, Moraes, Dror & Shaw (2011), Parallel random numbers: as easy as 1, 2, 3; table 2 and section 4.3.
+MULTIPLIERS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
+WEYL = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B))
+ROUNDS = 10
+
+LOW = np.uint64(0xFFFFFFFF)
+HALF = np.uint64(32)
+
+
+@kernel
+def high_word(x, y):
+    """The upper 64 bits of the 128-bit product x y."""
+    x0, x1 = x & LOW, x >> HALF
+    y0, y1 = y & LOW, y >> HALF
+    middle = x1 * y0 + ((x0 * y0) >> HALF)
+    carry = (middle & LOW) + x0 * y1
+    return x1 * y1 + (middle >> HALF) + (carry >> HALF)
+
+
+@kernel
+def philox(key, i):
+    """Four words for the counter (i, 0, 0, 0) under `key` (2,): Philox4x64-10"""
+    c0, c1, c2, c3 = np.uint64(i), np.uint64(0), np.uint64(0), np.uint64(0)
+    k0, k1 = key[0], key[1]
+    for _ in range(ROUNDS):
+        high0, low0 = high_word(MULTIPLIERS[0], c0), MULTIPLIERS[0] * c0
+        high1, low1 = high_word(MULTIPLIERS[1], c2), MULTIPLIERS[1] * c2
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0 += WEYL[0]
+        k1 += WEYL[1]
+    return c0, c1, c2, c3
+
+
+@kernel
+def rotated(x, k):
+    """x rotated left by k bits"""
+    return (x << np.uint64(k)) | (x >> np.uint64(64 - k))
+
+
+@kernel
+def xoshiro(s0, s1, s2, s3):
+    """One word and the next state: xoshiro256++ (Blackman & Vigna 2021)"""
+    word = rotated(s0 + s3, 23) + s0
+    t = s1 << np.uint64(17)
+    s2 ^= s0
+    s3 ^= s1
+    s1 ^= s2
+    s0 ^= s3
+    s2 ^= t
+    s3 = rotated(s3, 45)
+    return word, s0, s1, s2, s3

@@ -1,0 +1,138 @@
+"""A sampled policy gradient with its standard errors, in memory that does not grow with n."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastpg.kernels import sampling as kernels
+from fastpg.model import MDP
+from fastpg.policy import Policy, fitted
+from fastpg.rng import RNG, philox_key
+from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.parallel import StopFlag, in_order
+from fastpg.sampling.tables import Horizon, IntArray, outcome_table, stopping
+from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
+
+# Block sums of this many runs of trajectories carry the statistics; up to this n a block is one trajectory.
+BLOCKS = 4096
+# Block sums keep every entry of the gradient up to this many; beyond it entries share signed pools.
+POOLS = 1024
+PIECES = 64
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GradientEstimate:
+    """The mean of n independent single-trajectory estimates of dJ/dlogits.
+
+    ================  ======  ==================================================================================
+    `mean`            (S, A)  the estimate
+    `standard_error`  (S, A)  of `mean`, from block sums: B - 1 degrees of freedom, B = min(n, 4096)
+    `contributions`   (S, A)  effective number of trajectories that an entry rests on: n / excess kurtosis of one
+    `n`               int     trajectories
+    `steps`           int     steps taken in all of them
+    `blocks`          (B, K)  sums over runs of about n/B trajectories, divided by the square root of their number
+    `block_sizes`     (B,)    the number of trajectories in each block
+    `pool`, `sign`    (S, A)  the column of `blocks` that an entry went into, -1 for none, and its sign there
+    ================  ======  ==================================================================================
+    """
+
+    mean: FloatArray
+    standard_error: FloatArray
+    contributions: FloatArray
+    n: int
+    steps: int
+    blocks: FloatArray
+    block_sizes: IntArray
+    pool: IntArray
+    sign: FloatArray
+
+    def __repr__(self) -> str:
+        S, A = self.mean.shape
+        return f"GradientEstimate({S} x {A} entries from {self.n} trajectories of {self.steps} steps)"
+
+
+def estimate_gradient(
+    mdp: MDP,
+    policy: Policy,
+    estimator: Estimator,
+    *,
+    n: int,
+    horizon: Horizon,
+    rng: RNG,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+    tracked: BoolArray | None = None,
+) -> GradientEstimate:
+    """Estimate dJ/dlogits (S, A) from `n` trajectories that are never stored.
+
+    `horizon` is a number of steps, or "geometric": go on with probability `discount`, rewards undiscounted, which is
+    unbiased for the infinite horizon. Trajectory i is the same bit for bit whatever the threads, and so is the
+    result. Memory: about 9 (S, A) arrays a thread and 32 MiB. `progress` is called with the trajectories done so far.
+    `tracked` (S, A) marks the entries whose joint distribution `blocks` keeps; all when left out.
+
+    >>> from fastpg import RewardToGo, SoftmaxPolicy, problems
+    >>> mdp = problems.bandit([1.0, 0.0])
+    >>> estimate_gradient(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=10_000, horizon=1, rng=0).mean.shape
+    (2, 2)
+    """
+    policy = fitted(policy, mdp)
+    n = positive_integer("n", n)
+    rule = stopping(mdp, policy, horizon)
+    key, table = philox_key(rng), outcome_table(mdp, policy)
+    terms = estimator.terms(mdp, table)
+    decay = terms.trace * (1.0 if horizon == "geometric" else mdp.discount)
+    pi = policy.probabilities
+    pool, sign = _pools(np.ones(pi.shape, bool) if tracked is None else tracked)
+    B = min(n, BLOCKS)
+    edges = frozen(np.arange(B + 1, dtype=np.int64) * n // B)
+    blocks = np.zeros((B, max(int(pool.max()) + 1, 1)))
+
+    def work(piece: slice, stop: StopFlag) -> tuple[FloatArray, int, int]:
+        sums = np.zeros((4, *pi.shape))
+        mine = frozen(edges[piece.start : piece.stop + 1])
+        steps = kernels.gradient_sums(
+            key, mine, rule.horizon, rule.powers, table.offset, table.threshold, table.alias, table.successor,
+            table.action, pi, terms.credit, terms.signal, terms.baseline, rule.discounts, decay, terms.whole,
+            pool, sign, stop, sums, blocks[piece],
+        )  # fmt: skip
+        return sums, steps, int(mine[-1])
+
+    cuts = np.linspace(0, B, min(PIECES, B) + 1).astype(int)
+    pieces = [slice(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True)]
+    sums, steps = np.zeros((4, *pi.shape)), 0
+    for piece_sums, piece_steps, done in in_order(work, pieces, threads):
+        sums += piece_sums
+        steps += piece_steps
+        if progress is not None:
+            progress(done)
+    mean, standard_error, contributions = _moments(sums, n, B)
+    return GradientEstimate(
+        mean, standard_error, contributions, n, steps, frozen(blocks), frozen(np.diff(edges)), pool, sign
+    )
+
+
+def _pools(tracked: BoolArray) -> tuple[IntArray, FloatArray]:
+    """Pool and sign of each entry: its own pool up to POOLS of them, a fixed pseudo-random one beyond; -1 if none."""
+    entries = int(np.count_nonzero(tracked))
+    pool, sign = np.full(tracked.shape, -1), np.zeros(tracked.shape)
+    if entries <= POOLS:
+        pool[tracked], sign[tracked] = np.arange(entries), 1.0
+    else:
+        fixed = np.random.default_rng(entries)
+        pool[tracked], sign[tracked] = fixed.integers(0, POOLS, entries), fixed.choice([-1.0, 1.0], entries)
+    return frozen(pool), frozen(sign)
+
+
+def _moments(sums: FloatArray, n: int, B: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean, standard error and effective number of contributions from the power sums of B blocks."""
+    m = n / B
+    mean = sums[0] / n
+    second = np.maximum(sums[1] - n * mean**2, 0.0)
+    fourth = sums[3] - 4 * mean * sums[2] + 6 * mean**2 * m * sums[1] - 3 * mean**4 * m * n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        standard_error = np.sqrt(second / (B - 1) / n) if B > 1 else np.full(mean.shape, np.nan)
+        # One block has excess kurtosis kappa m^-1, the mean of all blocks kappa / n.
+        excess = (B * fourth / second**2 - 3.0) / B
+        contributions = np.where(second > 0, 1.0 / np.maximum(excess, 1.0 / n), 0.0)
+    return frozen(mean), frozen(standard_error), frozen(contributions)

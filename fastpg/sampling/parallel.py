@@ -1,0 +1,45 @@
+"""Runs compiled work in pieces on all cores; nothing it returns depends on how many there are."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+StopFlag = npt.NDArray[np.bool_]
+
+
+def in_order(
+    work: Callable[[Piece, StopFlag], Result], pieces: Sequence[Piece], threads: int | None = None
+) -> Iterator[Result]:
+    """`work(piece, stop)` for each piece, yielded in the order of the pieces, a few at a time in flight.
+
+    `work` releases the GIL and returns early once `stop[0]` is set, as it is when the consumer stops or is
+    interrupted. `threads` defaults to NUMBA_NUM_THREADS, which defaults to the number of cores.
+    """
+    stop = np.zeros(1, bool)
+    threads = numba.config.NUMBA_NUM_THREADS if threads is None else threads
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="fastpg") as pool:
+        try:
+            for piece in pieces:
+                pending.append(pool.submit(work, piece, stop))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            stop[0] = True
+            for future in pending:
+                future.cancel()
+
+
+def run(work: Callable[[Piece, StopFlag], None], pieces: Sequence[Piece], threads: int | None = None) -> None:
+    """`in_order` for work that leaves its results in place."""
+    for _ in in_order(work, pieces, threads):
+        pass

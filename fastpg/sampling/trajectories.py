@@ -1,0 +1,82 @@
+"""Whole trajectories, stored."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fastpg.kernels import sampling as kernels
+from fastpg.model import MDP
+from fastpg.policy import Policy, fitted
+from fastpg.rng import RNG, philox_key
+from fastpg.sampling.parallel import StopFlag, run
+from fastpg.sampling.tables import Horizon, IntArray, outcome_table, stopping
+from fastpg.validation import FloatArray, frozen, positive_integer
+
+PIECE = 4096
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trajectories:
+    """n sampled trajectories, one a row, padded after their end.
+
+    =========  ============  ===============================================================
+    `states`   (n, T+1)      s_0 .. s_L, then -1
+    `actions`  (n, T)        a_0 .. a_{L-1}, then -1
+    `rewards`  (n, T)        r_0 .. r_{L-1}, undiscounted, then 0
+    `lengths`  (n,)          L, the number of steps taken before the horizon or a terminal state
+    =========  ============  ===============================================================
+    """
+
+    states: npt.NDArray[np.int32]
+    actions: npt.NDArray[np.int32]
+    rewards: FloatArray
+    lengths: IntArray
+
+    def __len__(self) -> int:
+        return self.lengths.size
+
+    def __repr__(self) -> str:
+        return f"Trajectories({len(self)} of up to {self.actions.shape[1]} steps, {int(self.lengths.sum())} in all)"
+
+
+def rollout(
+    mdp: MDP, policy: Policy, *, n: int, horizon: Horizon, rng: RNG, threads: int | None = None
+) -> Trajectories:
+    """Sample `n` trajectories and keep them: 16 bytes a step, the padding included.
+
+    `horizon` is a number of steps T, or "geometric": go on with probability `discount` after each step, when T is the
+    longest trajectory that occurred. Trajectory i is the same bit for bit whatever n, and whatever the threads.
+    Use `estimate_gradient` for what need not be stored.
+
+    >>> from fastpg import SoftmaxPolicy, problems, rollout
+    >>> mdp = problems.frozen_lake("4x4", slippery=False)
+    >>> rollout(mdp, SoftmaxPolicy.uniform(mdp), n=3, horizon=5, rng=0).states[:, 0]
+    array([0, 0, 0], dtype=int32)
+    """
+    policy = fitted(policy, mdp)
+    n = positive_integer("n", n)
+    stop_rule = stopping(mdp, policy, horizon)
+    key, table = philox_key(rng), outcome_table(mdp, policy)
+    pieces = [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
+    lengths = np.empty(n, np.int64)
+    walk = (stop_rule.horizon, stop_rule.powers, table.offset, table.threshold, table.alias, table.successor)
+    if horizon == "geometric":
+
+        def measure(piece: slice, stop: StopFlag) -> None:
+            kernels.trajectory_lengths(key, piece.start, *walk, stop, lengths[piece])
+
+        run(measure, pieces, threads)
+        longest = int(lengths.max())
+    else:
+        longest = stop_rule.horizon
+    states = np.full((n, longest + 1), -1, np.int32)
+    actions = np.full((n, longest), -1, np.int32)
+    rewards = np.zeros((n, longest))
+
+    def fill(piece: slice, stop: StopFlag) -> None:
+        out = (states[piece], actions[piece], rewards[piece], lengths[piece])
+        kernels.trajectories(key, piece.start, *walk, table.action, table.reward, stop, *out)
+
+    run(fill, pieces, threads)
+    return Trajectories(frozen(states), frozen(actions), frozen(rewards), frozen(lengths))
