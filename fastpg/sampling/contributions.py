@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from math import isqrt
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -16,17 +17,30 @@ from fastpg.validation import FloatArray, frozen
 
 # A geometric time is followed until fewer than this share of trajectories goes on.
 TAIL = 1e-6
+# Weights below this share of a return are the rounding of weights that are 0, as with an exact baseline.
+ROUNDING = 1e-12
+
+
+class Contributions(NamedTuple):
+    """How many of n trajectories an entry of the estimate rests on, each (S, A); 0 where it is always 0.
+
+    With M_p(t) = E [(w_t score(a_t|s)[a])^p; s_t = s], the p-th moment of what step t adds to entry (s, a):
+    `total` = n (sum_t M_2)^2 / sum_t M_4, which counts repeated visits of one trajectory as if they were several;
+    `distinct` = max_t n M_2(t)^2 / M_4(t), which counts each trajectory at most once, and not all of them.
+    An entry that is c on a share q of the trajectories and 0 on the others has n q of both.
+    """
+
+    total: FloatArray
+    distinct: FloatArray
 
 
 def expected_contributions(
     mdp: MDP, policy: Policy, estimator: Estimator, *, n: int, horizon: Horizon
-) -> FloatArray:
-    """n M_2^2 / M_4 for each entry (S, A), with M_p = sum_t E [(w_t score(a_t|s)[a])^p; s_t = s].
+) -> Contributions:
+    """The contributions that `estimate_gradient` with these arguments is expected to have.
 
-    M_p is the p-th moment of what visits to s add to the estimate of one trajectory, visits counted as if they were
-    independent. For an entry that is c on a share q of the trajectories and 0 on the others it is n q, and a mean of
-    that many contributions has skewness and excess kurtosis of at most its -1/2 and -1 powers. 0 where the entry is
-    always 0. Exact moments of the returns are used, so that an event too rare to have been sampled still counts.
+    A mean of N contributions has skewness of at most N^(-1/2) and excess kurtosis of at most 1/N. They come from
+    exact moments of the returns, so that an event too rare to have been sampled still counts.
     """
     policy = fitted(policy, mdp)
     rule, table = stopping(mdp, policy, horizon), outcome_table(mdp, policy)
@@ -40,30 +54,40 @@ def expected_contributions(
     baseline = terms.baseline / scale
     joint = (table.offset, table.successor)
     pi = policy.probabilities
-    second, fourth = np.zeros(pi.shape), np.zeros(pi.shape)
     past = np.zeros((5, pi.shape[0]))
     past[0] = mdp.start
 
     def backward(h: FloatArray) -> FloatArray:
         out = np.empty(h.shape)
-        kernels.return_moments(*joint, table.probability, credit, decay, survival, frozen(h), out)
+        kernels.return_moments(*joint, table.probability, credit, decay, survival, h, out)
         return frozen(out)
 
-    first = np.zeros(past.shape)
-    first[0] = 1.0
+    nothing_to_go = np.zeros(past.shape)
+    nothing_to_go[0] = 1.0
     steps = _steps(mdp, policy, rule.horizon, survival)
-    for t, h in enumerate(_reversed_orbit(backward, frozen(first), steps)):
+    second, fourth, distinct = np.zeros((3, *pi.shape))
+    size = 1.0
+    for t, h in enumerate(_reversed_orbit(backward, frozen(nothing_to_go), steps)):
         discount = float(rule.discounts[min(t, rule.discounts.size - 1)])
-        # What is behind a state matters to a whole return alone; else the discount is taken out of the weight.
         b = frozen(baseline if terms.whole else discount * baseline)
+        now = np.zeros((2, *pi.shape))
         kernels.visit_moments(
-            *joint, table.action, table.probability, pi, signal, b, decay, survival, discount, frozen(past), h,
-            second, fourth,
-        )  # fmt: skip
+            *joint, table.action, table.probability, pi, signal, b, decay, survival, discount, frozen(past), h, *now
+        )
+        second, fourth = second + now[0], fourth + now[1]
+        distinct = np.maximum(distinct, _ratio(n, *now))
+        size = max(size, float(np.sqrt(h[2].max())))
         following = np.empty(past.shape)
         kernels.past_moments(*joint, table.probability, credit, discount, survival, terms.whole, past, following)
         past = following
-    return frozen(np.divide(n * second**2, fourth, out=np.zeros(pi.shape), where=fourth > 0))
+    happens = np.sqrt(second) > ROUNDING * size
+    return Contributions(
+        frozen(np.where(happens, _ratio(n, second, fourth), 0.0)), frozen(np.where(happens, distinct, 0.0))
+    )
+
+
+def _ratio(n: int, second: FloatArray, fourth: FloatArray) -> FloatArray:
+    return np.divide(n * second**2, fourth, out=np.zeros(second.shape), where=fourth > 0)
 
 
 def _steps(mdp: MDP, policy: Policy, horizon: int, survival: float) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def estimate_gradient(
         return sums, steps, int(mine[-1])
 
     cuts = np.linspace(0, B, min(PIECES, B) + 1).astype(int)
-    pieces = [slice(first, last) for first, last in zip(cuts[:-1], cuts[1:], strict=True)]
+    pieces = [slice(first, last) for first, last in pairwise(cuts)]
     sums, steps = np.zeros((4, *pi.shape)), 0
     for piece_sums, piece_steps, done in in_order(work, pieces, threads):
         sums += piece_sums
