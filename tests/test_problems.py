@@ -62,7 +62,7 @@ def average_reward(mdp: MDP, action: int) -> float:
         (problems.cliff_walking, 0.9, -7.458134171671),
         (problems.cliff_walking, 0.99, -12.2478977001),
         (problems.cliff_walking, 1.0, -13.0),
-        (problems.find("cliff-walking-slippery").make, 0.99, -46.3526721817),
+        (problems.find("cliff-walking-slippery").make, 0.99, -46.352672181652),
         (problems.find("river-swim-strehl-2008").make, 0.95, 8027.10704569670),
         (problems.find("river-swim-osband-2013").make, 0.95, 4.669300160672),
         (problems.chain, 0.99, 354.768100556801),
