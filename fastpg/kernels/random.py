@@ -28,10 +28,8 @@ def high_word(x, y):
 
 
 @kernel
-def philox(key, i):
-    """Four words for the counter (i, 0, 0, 0) under `key` (2,): Philox4x64-10"""
-    c0, c1, c2, c3 = np.uint64(i), np.uint64(0), np.uint64(0), np.uint64(0)
-    k0, k1 = key[0], key[1]
+def philox(c0, c1, c2, c3, k0, k1):
+    """Four words for a counter of four and a key of two: Philox4x64-10"""
     for _ in range(ROUNDS):
         high0, low0 = high_word(MULTIPLIERS[0], c0), MULTIPLIERS[0] * c0
         high1, low1 = high_word(MULTIPLIERS[1], c2), MULTIPLIERS[1] * c2
@@ -39,6 +37,13 @@ def philox(key, i):
         k0 += WEYL[0]
         k1 += WEYL[1]
     return c0, c1, c2, c3
+
+
+@kernel
+def stream(key, i):
+    """The state of stream i under `key` (2,)"""
+    zero = np.uint64(0)
+    return philox(np.uint64(i), zero, zero, zero, key[0], key[1])
 
 
 @kernel

@@ -7,7 +7,7 @@ Segment S holds the first states. One 64-bit word draws one outcome.
 import numpy as np
 
 from fastpg.kernels import kernel
-from fastpg.kernels.random import philox, xoshiro
+from fastpg.kernels.random import stream, xoshiro
 
 UNIT = 2.0**-53
 
@@ -72,7 +72,7 @@ def walk(key, i, horizon, powers, offset, threshold, alias, successor, states, o
 
     It ends after `horizon` steps, in a terminal state, or, where `powers` is not empty, after a geometric time.
     """
-    s0, s1, s2, s3 = philox(key, i)
+    s0, s1, s2, s3 = stream(key, i)
     S = offset.shape[0] - 2
     if powers.shape[0] > 0:
         word, s0, s1, s2, s3 = xoshiro(s0, s1, s2, s3)

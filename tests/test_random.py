@@ -1,0 +1,87 @@
+"""The generators against published vectors, NumPy's Philox, and arithmetic on Python integers."""
+
+import numpy as np
+import pytest
+
+from fastpg.errors import InvalidArgument
+from fastpg.kernels import random as kernels
+from fastpg.rng import generator, philox_key
+
+ONES = 2**64 - 1
+
+# Random123 1.09, kat_vectors, rows "philox4x64 10": counter, key, words.
+PHILOX = [
+    ("0 0 0 0", "0 0", "16554d9eca36314c db20fe9d672d0fdc d7e772cee186176b 7e68b68aec7ba23b"),
+    (f"{ONES:x} " * 4, f"{ONES:x} " * 2, "87b092c3013fe90b 438c3c67be8d0224 9cc7d7c69cd777b6 a09caebf594f0ba0"),
+    (
+        "243f6a8885a308d3 13198a2e03707344 a4093822299f31d0 082efa98ec4e6c89",
+        "452821e638d01377 be5466cf34e90c6c",
+        "a528f45403e61d95 38c72dbd566e9788 a5a1610e72fd18b5 57bd43b5e52b7fe6",
+    ),
+]
+
+
+def words(text):
+    return [np.uint64(int(word, 16)) for word in text.split()]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), PHILOX)
+def test_philox_gives_the_published_words(counter, key, expected):
+    assert list(kernels.philox(*words(counter), *words(key))) == words(expected)
+
+
+@pytest.mark.parametrize("i", [1, 2, 12345, 2**40])
+def test_stream_is_numpys_philox_at_that_counter(i):
+    key = np.array([2**63 + 5, 77], dtype=np.uint64)
+    # NumPy counts up before it draws.
+    theirs = np.random.Philox(counter=i - 1, key=key).random_raw(4)
+    assert np.array_equal(np.array(kernels.stream(key, i)), theirs)
+
+
+def test_xoshiro_gives_the_published_words():
+    state = words("1 2 3 4")
+    found = []
+    for _ in range(10):
+        word, *state = map(np.uint64, kernels.xoshiro(*state))
+        found.append(int(word))
+    # The vector with which rand_xoshiro tests Xoshiro256PlusPlus, made with the authors' C program.
+    assert found == [
+        41943041,
+        58720359,
+        3588806011781223,
+        3591011842654386,
+        9228616714210784205,
+        9973669472204895162,
+        14011001112246962877,
+        12406186145184390807,
+        15849039046786891736,
+        10450023813501588000,
+    ]
+
+
+def test_high_word_is_the_upper_half_of_the_product():
+    rng = np.random.default_rng(0)
+    for x, y in rng.integers(0, 2**64, size=(1000, 2), dtype=np.uint64):
+        assert int(kernels.high_word(x, y)) == int(x) * int(y) >> 64
+
+
+def test_generators_agree_compiled_and_interpreted():
+    key = np.array([3, 4], dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        state = kernels.philox.py_func(np.uint64(9), *[np.uint64(0)] * 3, *key)
+        word, *_ = kernels.xoshiro.py_func(*state)
+    assert state == kernels.stream(key, 9)
+    assert word == kernels.xoshiro(*map(np.uint64, state))[0]
+
+
+def test_a_seed_gives_one_key_and_a_generator_is_advanced():
+    assert np.array_equal(philox_key(5), philox_key(np.random.default_rng(5)))
+    advancing = np.random.default_rng(5)
+    assert not np.array_equal(philox_key(advancing), philox_key(advancing))
+    assert generator(advancing) is advancing
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, None, True, "seed"])
+def test_other_seeds_are_refused(bad):
+    with pytest.raises(InvalidArgument, match="rng must be a non-negative int seed or a numpy.random.Generator but is"):
+        philox_key(bad)
