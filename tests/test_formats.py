@@ -148,6 +148,11 @@ def test_a_first_state_that_ends_gets_an_end_of_its_own():
     assert mdp.transition[0, 0, 3] == 1
 
 
+def test_what_a_terminal_state_lists_needs_no_end_of_its_own():
+    mdp = from_gymnasium(env({0: {0: [(1.0, 1, 1.0, True)]}, 1: {0: [(1.0, 0, 0.0, True)]}, 2: STAY}))
+    np.testing.assert_array_equal(mdp.terminal, [False, True, False])
+
+
 def test_merged_outcomes_keep_their_mean_reward():
     table = {0: {0: [(0.25, 2, 8.0, False), (0.5, 0, 0.1, False), (0.25, 2, 4.0, False)]}, 1: STAY, 2: STAY}
     mdp = from_gymnasium(env(table))
