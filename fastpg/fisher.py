@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fastpg.errors import InvalidArgument
+from fastpg.errors import InvalidArgument, SolveError
 from fastpg.evaluation import Evaluation
 from fastpg.gradient import policy_gradient
 from fastpg.kernels import evaluation as kernels
@@ -26,7 +26,8 @@ class FisherInformation:
     At discount 1 there is no visitation and w is the occupancy: the Fisher information of the whole path.
 
     `F @ v` takes a direction in the parameters, shaped like them or flat; `to_dense` gives the matrix, `pinv_solve`
-    the minimum-norm least-squares solution of F x = g, `linear_operator` a view for SciPy's iterative solvers.
+    the minimum-norm least-squares solution of F x = g (SolveError where it overflows), `linear_operator` a view for
+    SciPy's iterative solvers.
     """
 
     weight: FloatArray
@@ -80,10 +81,16 @@ class FisherInformation:
             x = np.linalg.lstsq(self.to_dense(), g.ravel(), rcond=None)[0]
             return frozen(x.astype(np.float64).reshape(given.shape))
         pi = self.policy.probabilities
-        scale = self.weight[:, None] * pi
+        weight = self.weight[:, None]
         centred = np.empty(g.shape)
         kernels.centred_on_support(pi, frozen(g), centred)
-        ratio = np.divide(centred, scale, out=np.zeros(g.shape), where=scale > 0)
+        ratio = np.zeros(g.shape)
+        with np.errstate(over="ignore"):
+            np.divide(centred, weight, out=ratio, where=(weight > 0) & (pi > 0))
+            np.divide(ratio, pi, out=ratio, where=pi > 0)
+        if not np.isfinite(ratio).all():
+            s = int(np.argwhere(~np.isfinite(ratio))[0, 0])
+            raise SolveError(f"F^+ g overflows float64 in state {s}, whose weight in F is {float(self.weight[s])!r}")
         return _centred(self.policy, ratio, self.weight).reshape(given.shape)
 
     def linear_operator(self) -> "LinearOperator":

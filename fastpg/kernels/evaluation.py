@@ -66,7 +66,7 @@ def fisher_blocks(weight, pi, out):
         for a in range(A):
             rest = 0.0
             for b in range(A):
-                out[s, a, b] = -weight[s] * pi[s, a] * pi[s, b]
+                out[s, a, b] = -weight[s] * (pi[s, a] * pi[s, b])
                 if b != a:
                     rest += pi[s, b]
             out[s, a, a] = weight[s] * pi[s, a] * rest
