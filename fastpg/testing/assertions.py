@@ -25,7 +25,7 @@ def assert_within(actual: npt.ArrayLike, expected: npt.ArrayLike, bound: npt.Arr
 
 
 def conditioning(mdp: MDP, policy: Policy) -> float:
-    """max_s sum_k D(s,k), D = (I - discount P_pi)^{-1}: the longest expected discounted number of steps, at least 1.
+    """The norm of D = (I - discount P_pi)^{-1}, max_s sum_k D(s,k): the largest discounted number of states seen.
 
     The condition number of I - discount P_pi in the maximum norm is at most twice this. At discount 1 the policy
     must end for certain from every state.

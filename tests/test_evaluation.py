@@ -1,0 +1,231 @@
+"""Values and visitation: laws of the theory over generated models, and exact rational arithmetic."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastpg import (
+    MDP,
+    Evaluation,
+    FiniteHorizonEvaluation,
+    InvalidArgument,
+    SoftmaxPolicy,
+    SolveError,
+    evaluate,
+    policy_gradient,
+    uniform,
+)
+from fastpg.testing.assertions import assert_within, rounding
+from fastpg.testing.models import as_dense, as_sparse, dense_reward, dense_transition
+from fastpg.testing.oracles import rational_evaluation
+from fastpg.testing.strategies import mdp_and_policy, mdp_and_two_policies
+
+QUANTITIES = (
+    ("value", 1),
+    ("action_value", 1),
+    ("advantage", 1),
+    ("occupancy", 1),
+    ("visitation", 1),
+    ("state_action_visitation", 1),
+    ("expected_return", 1),
+    ("logit_gradient", 2),
+    ("probability_gradient", 2),
+)
+
+
+def bound_of(mdp, policy, name, resolvents):
+    """The rounding that a quantity may carry; laws have no unit of reward."""
+    unit = 1.0 if "occupancy" in name or "visitation" in name else None
+    return rounding(mdp, policy, resolvents=resolvents, scale=unit)
+
+
+@given(mdp_and_policy(sparse=None))
+def test_against_rational_arithmetic(case):
+    mdp, policy = case
+    ev, exact = evaluate(mdp, policy), rational_evaluation(mdp, policy)
+    for name, resolvents in QUANTITIES:
+        if hasattr(exact, name):
+            expected = np.asarray(getattr(exact, name)).astype(float)
+            if name in ("action_value", "advantage"):
+                missing = ~mdp.available & ~mdp.terminal[:, None]
+                fill = exact.value.astype(float)[:, None] if name == "action_value" else 0.0
+                expected = np.where(missing, fill, expected)
+            assert_within(getattr(ev, name), expected, bound_of(mdp, policy, name, resolvents))
+
+
+@given(mdp_and_policy(sparse=None))
+def test_dense_equals_sparse(case):
+    mdp, policy = case
+    dense, sparse = evaluate(as_dense(mdp), policy), evaluate(as_sparse(mdp), policy)
+    for name, resolvents in QUANTITIES:
+        assert_within(getattr(dense, name), getattr(sparse, name), bound_of(mdp, policy, name, resolvents))
+
+
+@given(mdp_and_policy(sparse=None))
+def test_bellman_equations(case):
+    mdp, policy = case
+    ev, pi = evaluate(mdp, policy), policy.probabilities
+    P, R = dense_transition(mdp), dense_reward(mdp)
+    bound = rounding(mdp, policy, resolvents=1)
+    q = np.einsum("sak,sak->sa", P, R + mdp.discount * ev.value)
+    missing = ~mdp.available & ~mdp.terminal[:, None]
+    assert_within(ev.action_value, np.where(missing, ev.value[:, None], q), bound)
+    assert_within(ev.value, (pi * ev.action_value).sum(axis=1), bound)
+    assert_within(ev.advantage, np.where(missing, 0, ev.action_value - ev.value[:, None]), bound)
+    assert_within((pi * ev.advantage).sum(axis=1), np.zeros(mdp.n_states), bound)
+    assert not ev.value[mdp.terminal].any()
+
+
+@given(mdp_and_policy(sparse=None))
+def test_occupancy_flows(case):
+    """What arrives in a state came from start or from a predecessor, terminal states keep what they get."""
+    mdp, policy = case
+    ev, pi, gamma = evaluate(mdp, policy), policy.probabilities, mdp.discount
+    inflow = mdp.start + gamma * np.einsum("s,sa,sak->k", ev.occupancy, pi, dense_transition(mdp))
+    bound = rounding(mdp, policy, resolvents=1, scale=1.0)
+    assert_within(ev.occupancy, np.where(mdp.terminal, 0, inflow), bound)
+    assert_within(ev.visitation, np.where(mdp.terminal, inflow, (1 - gamma) * inflow), bound)
+    assert_within(ev.visitation.sum(), 1.0, bound)
+    assert_within(ev.state_action_visitation, ev.visitation[:, None] * pi, 0)
+    assert (ev.occupancy >= 0).all()
+
+
+@given(mdp_and_policy(sparse=None))
+def test_expected_return_two_ways(case):
+    mdp, policy = case
+    ev = evaluate(mdp, policy)
+    bound = rounding(mdp, policy, resolvents=1)
+    assert_within(ev.expected_return, mdp.start @ ev.value, bound)
+    paid = np.einsum("s,sa,sa->", ev.occupancy, policy.probabilities, mdp.expected_reward)
+    assert_within(ev.expected_return, paid, bound)
+
+
+@given(mdp_and_two_policies(sparse=None))
+def test_performance_difference(case):
+    """J(new) - J(old) = sum_s d_new(s) sum_a new(a|s) A_old(s,a)   (Kakade & Langford 2002)"""
+    mdp = case.mdp
+    old, new = (evaluate(mdp, policy) for policy in case.policies)
+    gain = (new.policy.probabilities * old.advantage).sum(axis=1)
+    bound = max(rounding(mdp, policy, resolvents=2) for policy in case.policies)
+    assert_within(new.expected_return - old.expected_return, new.occupancy @ gain, bound)
+
+
+@given(mdp_and_policy(sparse=None), st.floats(-5, 5))
+def test_a_potential_moves_the_value_and_nothing_else(case, unit):
+    """Rewards R + discount phi(k) - phi(s), phi = 0 where the process has ended   (Ng, Harada & Russell 1999)"""
+    mdp, policy = case
+    phi = np.where(mdp.terminal, 0.0, unit * np.arange(1.0, mdp.n_states + 1))
+    R = dense_reward(mdp) + mdp.discount * phi - phi[:, None, None]
+    R[mdp.terminal] = 0.0
+    shaped = MDP(dense_transition(mdp), R, mdp.discount, mdp.start, terminal=mdp.terminal, available=mdp.available)
+    plain, moved = evaluate(mdp, policy), evaluate(shaped, policy)
+    units = max(np.abs(dense_reward(mdp)).max(), np.abs(R).max())
+    bound = rounding(mdp, policy, resolvents=1, scale=units)
+    assert_within(moved.value, plain.value - phi, bound)
+    assert_within(moved.advantage, plain.advantage, bound)
+    assert_within(moved.logit_gradient, plain.logit_gradient, rounding(mdp, policy, resolvents=2, scale=units))
+
+
+@given(mdp_and_policy(sparse=None), st.floats(-3, 3))
+def test_linear_in_reward_and_in_start(case, factor):
+    mdp, policy = case
+    ev, bound = evaluate(mdp, policy), rounding(mdp, policy, resolvents=1)
+    paid = MDP(
+        mdp.transition, factor * mdp.reward, mdp.discount, mdp.start, terminal=mdp.terminal, available=mdp.available
+    )
+    assert_within(evaluate(paid, policy).value, factor * ev.value, 6 * bound)
+    singles = [evaluate(mdp.restart(s), policy) for s in range(mdp.n_states)]
+    assert_within([single.expected_return for single in singles], ev.value, bound)
+    for name in ("occupancy", "visitation"):
+        mixed = sum(p * getattr(single, name) for p, single in zip(mdp.start, singles, strict=True))
+        assert_within(getattr(ev, name), mixed, rounding(mdp, policy, resolvents=1, scale=1.0))
+
+
+@given(mdp_and_policy(discount=0.0, sparse=None))
+def test_discount_0_sees_one_step(case):
+    mdp, policy = case
+    ev = evaluate(mdp, policy)
+    bound = rounding(mdp, policy, resolvents=1)
+    assert_within(ev.value, (policy.probabilities * mdp.expected_reward).sum(axis=1), bound)
+    assert_within(ev.occupancy, np.where(mdp.terminal, 0, mdp.start), 0)
+    assert_within(ev.visitation, mdp.start, 0)
+
+
+@given(mdp_and_policy(max_states=1, discount=st.floats(0, 0.999), terminal=False))
+def test_one_state_is_a_geometric_series(case):
+    mdp, policy = case
+    ev = evaluate(mdp, policy)
+    r = (policy.probabilities * mdp.expected_reward).sum()
+    assert_within(ev.value, [r / (1 - mdp.discount)], rounding(mdp, policy, resolvents=1))
+    assert_within(ev.visitation, [1.0], rounding(mdp, policy, resolvents=1, scale=1.0))
+
+
+@given(mdp_and_policy(max_actions=1, sparse=None))
+def test_one_action_leaves_nothing_to_choose(case):
+    ev = evaluate(*case)
+    assert not ev.advantage.any()
+    assert not ev.logit_gradient.any()
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("storage", [as_dense, as_sparse])
+def test_a_start_where_all_has_ended(discount, storage):
+    mdp = storage(MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [3.0, 0.0], discount, 1, terminal=[False, True]))
+    ev = evaluate(mdp, uniform(mdp))
+    assert ev.expected_return == 0
+    assert_within(ev.occupancy, [0, 0], 0)
+    assert_within(ev.visitation, [0, 1], 0)
+    ended = storage(MDP([[[1.0]]], [0.0], discount, 0, terminal=[True]))
+    assert evaluate(ended, uniform(ended)).expected_return == 0
+
+
+def test_values_known_in_closed_form():
+    """A fair walk on 0..4 that ends at both ends and is paid 1 at the right one: V(s) = s/4, d = 1, 2, 1."""
+    P = np.zeros((5, 2, 5))
+    for s in (1, 2, 3):
+        P[s, 0, s - 1] = P[s, 1, s + 1] = 1
+    R = np.zeros((5, 2, 5))
+    R[3, 1, 4] = 1
+    mdp = MDP(P, R, 1, start=2, terminal=[1, 0, 0, 0, 1])
+    ev = evaluate(mdp, uniform(mdp))
+    assert_within(ev.value, [0, 0.25, 0.5, 0.75, 0], 1e-15)
+    assert_within(ev.occupancy, [0, 1, 2, 1, 0], 1e-15)
+    assert_within(ev.visitation, [0.5, 0, 0, 0, 0.5], 1e-15)
+    assert_within(ev.advantage[1:4], [[-0.25, 0.25]] * 3, 1e-15)
+
+
+@given(mdp_and_policy(sparse=None))
+def test_quantities_are_read_only_and_kept(case):
+    for ev in (evaluate(*case), evaluate(*case, horizon=2)):
+        for name, _ in QUANTITIES:
+            quantity = getattr(ev, name)
+            assert getattr(ev, name) is quantity
+            assert isinstance(quantity, float) or not quantity.flags.writeable
+        assert not policy_gradient(ev).flags.writeable
+
+
+@pytest.mark.parametrize("storage", [as_dense, as_sparse])
+def test_a_value_that_overflows_is_an_error(storage):
+    mdp = storage(MDP([[[1.0]]], [1e308], 0.99))
+    with pytest.raises(SolveError, match=r"value\[0\] overflows float64 at discount 0\.99 with rewards up to 1e\+308"):
+        evaluate(mdp, uniform(mdp))
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 1.5, True, "3", np.inf])
+def test_a_horizon_is_a_positive_integer(horizon):
+    mdp = MDP([[[1.0]]], [1.0], 0.5)
+    with pytest.raises(InvalidArgument, match="horizon must be a positive integer but is"):
+        evaluate(mdp, uniform(mdp), horizon=horizon)
+
+
+def test_the_kind_of_evaluation_follows_the_horizon():
+    mdp = MDP([[[1.0]]], [1.0], 0.5)
+    ev = evaluate(mdp, SoftmaxPolicy([[0.0]]))
+    assert isinstance(ev, Evaluation)
+    assert repr(ev) == (
+        "Evaluation(expected return 2, MDP(1 state, 1 action, discount 0.5, dense), SoftmaxPolicy(1 state, 1 action))"
+    )
+    finite = evaluate(mdp, uniform(mdp), horizon=2)
+    assert isinstance(finite, FiniteHorizonEvaluation)
+    assert repr(finite).startswith("FiniteHorizonEvaluation(horizon 2, expected return 1.5, MDP(")

@@ -1,0 +1,116 @@
+"""Each kernel, compiled and interpreted, on small input; what it computes is tested through the library."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from fastpg.kernels import evaluation, policy
+
+RNG = np.random.default_rng(0)
+S, A, T = 3, 4, 5
+EPS = np.finfo(float).eps
+
+
+def law(*shape):
+    """Random laws with some zeros."""
+    weight = RNG.random(shape) * (RNG.random(shape) > 0.3)
+    weight[..., 0] += 0.5
+    return weight / weight.sum(axis=-1, keepdims=True)
+
+
+def frozen(x):
+    """A read-only copy, as kernels get from the library."""
+    x = np.array(x)
+    x.flags.writeable = False
+    return x
+
+
+PI, Q, WEIGHT = law(S, A), RNG.standard_normal((S, A)), np.array([0.25, 0.0, 0.5])
+AVAILABLE = (PI > 0) | (RNG.random((S, A)) > 0.5)
+LOGITS = np.array([[0.0, -np.inf, 1.0, 700.0], [1.7e308, -1.7e308, 0.0, 1.0], [0.3, 0.2, 0.1, -745.0]])
+
+# Kernel -> its arguments before `out`, and what `out` holds at first.
+CASES = {
+    evaluation.induced_transition: ((law(S, A, S), PI), np.zeros((S, S))),
+    evaluation.policy_average: ((PI, Q), np.zeros(S)),
+    evaluation.advantage: ((PI, Q, AVAILABLE), np.zeros((S, A))),
+    evaluation.logit_gradient: ((WEIGHT, PI, Q), np.zeros((S, A))),
+    evaluation.fisher_blocks: ((WEIGHT, PI), np.zeros((S, A, A))),
+    evaluation.finite_horizon_sweep: ((law(T, S), RNG.standard_normal((T, S, A))), np.ones((S, A))),
+    evaluation.centred_on_support: ((PI, Q), np.zeros((S, A))),
+    policy.softmax: ((LOGITS,), np.zeros((S, A))),
+}
+
+
+def kernels_of(module):
+    """The compiled functions that a module defines."""
+    return [x for x in vars(module).values() if hasattr(x, "py_func") and x.py_func.__module__ == module.__name__]
+
+
+def name(kernel):
+    """The name of a kernel, for test ids."""
+    return kernel.py_func.__name__
+
+
+def run(function, arguments, out):
+    """What `function` leaves in a copy of `out`."""
+    result = out.copy()
+    with np.errstate(all="ignore"):  # interpreted arithmetic warns where compiled code does not
+        assert function(*(frozen(x) for x in arguments), result) is None
+    return result
+
+
+@pytest.mark.parametrize("module", [evaluation, policy])
+def test_every_kernel_has_a_case_a_docstring_and_writes_out(module):
+    for kernel in kernels_of(module):
+        assert kernel in CASES
+        assert "out[" in kernel.py_func.__doc__
+        assert list(inspect.signature(kernel.py_func).parameters)[-1] == "out"
+
+
+@pytest.mark.parametrize("kernel", CASES, ids=name)
+def test_compiled_equals_interpreted(kernel):
+    arguments, out = CASES[kernel]
+    compiled, interpreted = run(kernel, arguments, out), run(kernel.py_func, arguments, out)
+    np.testing.assert_allclose(compiled, interpreted, rtol=4 * EPS, atol=0)
+    assert np.isfinite(compiled).all()
+
+
+@pytest.mark.parametrize("kernel", CASES, ids=name)
+def test_arguments_are_only_read(kernel):
+    arguments, out = CASES[kernel]
+    copies = [x.copy() for x in arguments]
+    run(kernel, arguments, out)
+    for before, after in zip(copies, arguments, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+# These read the probability of the first action only to compare it.
+COMPARED = {(evaluation.advantage, 0), (evaluation.centred_on_support, 0)}
+NUMBERS = [(kernel, i) for kernel, (arguments, _) in CASES.items() for i, x in enumerate(arguments) if x.dtype == float]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "position"),
+    [case for case in NUMBERS if case not in COMPARED],
+    ids=lambda x: x if isinstance(x, int) else name(x),
+)
+def test_nan_is_passed_on(kernel, position):
+    arguments, out = CASES[kernel]
+    spoiled = [x.copy() for x in arguments]
+    spoiled[position].flat[0] = np.nan  # a place of positive probability and weight
+    for function in (kernel, kernel.py_func):
+        result = run(function, spoiled, out)
+        assert np.isnan(result[0]).any()
+        assert not np.isnan(result[1:]).any()
+
+
+def test_nan_of_what_never_happens_is_not_passed_on():
+    """Actions of probability 0 may lead where no value exists."""
+    pi, q = np.array([[0.5, 0.5, 0.0]]), np.array([[1.0, 3.0, np.nan]])
+    adv = run(evaluation.advantage, (pi, q, np.ones((1, 3), bool)), np.zeros((1, 3)))
+    np.testing.assert_array_equal(adv, [[-1.0, 1.0, np.nan]])
+    gradient = run(evaluation.logit_gradient, (np.array([2.0]), pi, adv), np.zeros((1, 3)))
+    np.testing.assert_array_equal(gradient, [[-1.0, 1.0, 0.0]])
+    np.testing.assert_array_equal(run(evaluation.centred_on_support, (pi, adv), np.zeros((1, 3))), [[-1.0, 1.0, 0.0]])

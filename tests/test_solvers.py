@@ -1,0 +1,88 @@
+"""Solvers against NumPy and each other, for the system and its transpose."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from scipy import sparse
+
+from fastpg import MDP, SolveError, evaluate, uniform
+from fastpg.chain import induced_chain
+from fastpg.solvers import LU, SparseLU, choose
+from fastpg.testing.assertions import assert_within, conditioning, rounding
+from fastpg.testing.models import as_dense, as_sparse, dense_transition
+from fastpg.testing.strategies import mdp_and_policy
+
+SOLVERS = [LU(), SparseLU()]
+
+
+def assert_solves(chain, P, bound):
+    """Both solvers give NumPy's solutions, for one right side and for several."""
+    system = np.eye(len(P)) - chain.discount * P
+    rights = np.stack([np.linspace(-1, 1, len(P)), np.ones(len(P)), np.eye(len(P))[0]], axis=1)
+    for solver in SOLVERS:
+        factors = solver.factorise(chain)
+        assert_within(factors.solve(rights), np.linalg.solve(system, rights), bound)
+        assert_within(factors.solve_transposed(rights), np.linalg.solve(system.T, rights), bound)
+        for b in rights.T:
+            assert_within(factors.solve(b), np.linalg.solve(system, b), bound)
+            assert_within(factors.solve_transposed(b), np.linalg.solve(system.T, b), bound)
+
+
+@given(mdp_and_policy(sparse=None))
+def test_solvers_agree_with_numpy(case):
+    mdp, policy = case
+    P = np.einsum("sa,sak->sk", policy.probabilities, dense_transition(mdp))
+    assert_solves(induced_chain(mdp, policy), P, rounding(mdp, policy, resolvents=1, scale=mdp.n_states))
+
+
+@pytest.mark.heavy
+def test_solvers_agree_with_numpy_on_larger_models(seeds):
+    for seed in seeds(3, 100):
+        rng = np.random.default_rng(seed)
+        S, A = int(rng.integers(20, 120)), int(rng.integers(1, 6))
+        P = rng.dirichlet(np.full(S, 0.1), size=(S, A))
+        mdp = MDP(P, rng.standard_normal((S, A)), rng.choice([0.5, 0.9, 0.999]))
+        for model in (mdp, as_sparse(mdp)):
+            policy = uniform(model)
+            assert_solves(induced_chain(model, policy), P.mean(axis=1), rounding(model, policy, resolvents=1, scale=S))
+
+
+@given(mdp_and_policy())
+def test_any_solver_serves_either_storage(case):
+    mdp, policy = case
+    bound = rounding(mdp, policy, resolvents=1)
+    expected = evaluate(mdp, policy).value
+    for model in (as_dense(mdp), as_sparse(mdp)):
+        for solver in SOLVERS:
+            assert_within(evaluate(model, policy, solver=solver).value, expected, bound)
+
+
+def test_storage_chooses_the_solver():
+    mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.9)
+    assert isinstance(choose(induced_chain(mdp, uniform(mdp))), LU)
+    assert isinstance(choose(induced_chain(as_sparse(mdp), uniform(mdp))), SparseLU)
+    assert isinstance(evaluate(mdp, uniform(mdp), solver=SparseLU()).solver, SparseLU)
+
+
+@pytest.mark.parametrize("storage", [as_dense, as_sparse])
+@pytest.mark.parametrize("solver", SOLVERS, ids=["lu", "sparse_lu"])
+def test_a_system_that_float64_cannot_tell_from_singular_is_refused(solver, storage):
+    # The chance of ending, 1e-20, is lost beside the chance of staying.
+    mdp = storage(MDP([[[1.0, 1e-20]], [[0.0, 0.0]]], [1.0, 0.0], 1, terminal=[False, True]))
+    with pytest.raises(SolveError, match=r"singular to float64 at discount 1\.0 with 2 states"):
+        evaluate(mdp, uniform(mdp), solver=solver)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=["lu", "sparse_lu"])
+def test_the_factors_do_not_touch_the_chain(solver):
+    mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.9)
+    for model in (mdp, as_sparse(mdp)):
+        chain = induced_chain(model, uniform(model))
+        solver.factorise(chain)
+        P = chain.transition.toarray() if sparse.issparse(chain.transition) else chain.transition
+        assert_within(P, np.full((2, 2), 0.5), 0)
+
+
+def test_conditioning_is_the_longest_discounted_stay():
+    mdp = MDP([[[0.5, 0.5]], [[0.0, 0.0]]], [1.0, 0.0], 1, terminal=[False, True])
+    assert_within(conditioning(mdp, uniform(mdp)), 3.0, 1e-15)
