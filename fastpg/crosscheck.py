@@ -22,7 +22,8 @@ MIN_CONTRIBUTIONS = 400
 # An entry to which so many distinct trajectories should have contributed is seen, but for a chance of exp(-100).
 SURELY_SEEN = 100
 POWER = 0.9
-ROUNDING = 1e-9
+# Directions with less than this share of the largest variance have none but for rounding.
+NO_VARIANCE = 1e-9
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -157,9 +158,8 @@ def judge(
 ) -> CrossCheck:
     """The verdict on an estimate whose `blocks` track the entries with `expected.total` >= 400."""
     seen = (estimate.mean != 0) | (estimate.standard_error > 0)
-    noise = ROUNDING * float(np.abs(exact).max(initial=0.0) + np.abs(estimate.mean).max(initial=0.0))
     impossible = expected.total == 0
-    equal = np.abs(estimate.mean - exact) <= noise
+    equal = np.abs(estimate.mean - exact) <= expected.resolution
     contradicted = (impossible & ~equal) | (~seen & ~equal & (expected.distinct >= SURELY_SEEN))
     judged = (expected.total >= MIN_CONTRIBUTIONS) & (estimate.contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
     error = np.where(judged, estimate.standard_error, 1.0)
@@ -208,7 +208,7 @@ def _hotelling(estimate: GradientEstimate, exact: FloatArray, false_alarm: float
     size, direction = np.linalg.eigh(covariance / np.outer(scale, scale))
     along = direction.T @ (difference[usable] / scale)
     # Rows of a gradient sum to 0, and other exact relations give further directions without variance.
-    free = size > ROUNDING * size[-1]
+    free = size > NO_VARIANCE * size[-1]
     freedom = B - 1
     # Where contributions are few for so many directions, the leading ones alone are tested.
     few = np.median(B / np.maximum(excess[usable], 1.0)) / 5

@@ -57,9 +57,7 @@ def visit_moments(
         for k in range(offset[s], offset[s + 1]):
             x = discount * signal[k] - baseline[s]
             for j in range(5):
-                ahead[action[k], j] += probability[k] * shifted_power(
-                    j, x, discount * decay, survival, h, successor[k]
-                )
+                ahead[action[k], j] += probability[k] * shifted_power(j, x, discount * decay, survival, h, successor[k])
         for p in (4, 2):  # the fourth reads the lower powers that the second overwrites
             total = 0.0
             for a in range(A):

@@ -17,8 +17,8 @@ from fastpg.validation import FloatArray, frozen
 
 # A geometric time is followed until fewer than this share of trajectories goes on.
 TAIL = 1e-6
-# Weights below this share of a return are the rounding of weights that are 0, as with an exact baseline.
-ROUNDING = 1e-12
+# A second moment is known to about 1e-15 of a squared return, so smaller weights cannot be told from 0.
+ROUNDING = 1e-7
 
 
 class Contributions(NamedTuple):
@@ -27,11 +27,13 @@ class Contributions(NamedTuple):
     With M_p(t) = E [(w_t score(a_t|s)[a])^p; s_t = s], the p-th moment of what step t adds to entry (s, a):
     `total` = n (sum_t M_2)^2 / sum_t M_4, which counts repeated visits of one trajectory as if they were several;
     `distinct` = max_t n M_2(t)^2 / M_4(t), which counts each trajectory at most once, and not all of them.
-    An entry that is c on a share q of the trajectories and 0 on the others has n q of both.
+    An entry that is c on a share q of the trajectories and 0 on the others has n q of both. `resolution` is the
+    size of weight, in units of reward, below which a weight counts as 0, as with an exact baseline.
     """
 
     total: FloatArray
     distinct: FloatArray
+    resolution: float
 
 
 def expected_contributions(
@@ -65,7 +67,7 @@ def expected_contributions(
     nothing_to_go = np.zeros(past.shape)
     nothing_to_go[0] = 1.0
     steps = _steps(mdp, policy, rule.horizon, survival)
-    second, fourth, distinct = np.zeros((3, *pi.shape))
+    second, fourth, distinct, mass = np.zeros((4, *pi.shape))
     size = 1.0
     for t, h in enumerate(_reversed_orbit(backward, frozen(nothing_to_go), steps)):
         discount = float(rule.discounts[min(t, rule.discounts.size - 1)])
@@ -76,13 +78,16 @@ def expected_contributions(
         )
         second, fourth = second + now[0], fourth + now[1]
         distinct = np.maximum(distinct, _ratio(n, *now))
+        mass += past[0][:, None] * (1.0 if terms.whole else discount**2)
         size = max(size, float(np.sqrt(h[2].max())))
         following = np.empty(past.shape)
         kernels.past_moments(*joint, table.probability, credit, discount, survival, terms.whole, past, following)
         past = following
-    happens = np.sqrt(second) > ROUNDING * size
+    happens = second > (ROUNDING * size) ** 2 * mass * pi * (1 - pi)
     return Contributions(
-        frozen(np.where(happens, _ratio(n, second, fourth), 0.0)), frozen(np.where(happens, distinct, 0.0))
+        frozen(np.where(happens, _ratio(n, second, fourth), 0.0)),
+        frozen(np.where(happens, distinct, 0.0)),
+        ROUNDING * size * scale,
     )
 
 
