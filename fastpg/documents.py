@@ -1,0 +1,155 @@
+"""What a program reads: each result of the command line as one JSON document. No mathematics."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastpg._version import __version__
+from fastpg.crosscheck import CrossCheck
+from fastpg.evaluation import Evaluation
+from fastpg.finite_horizon import FiniteHorizonEvaluation
+from fastpg.model import MDP
+from fastpg.problems import Grid
+from fastpg.sampling.tables import Horizon
+from fastpg.validation import FloatArray
+
+Exact = Evaluation | FiniteHorizonEvaluation
+Document = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """What was asked for: the name of the problem, the name of the policy, the seed, and how to draw the states."""
+
+    problem: str
+    policy: str
+    seed: int
+    grid: Grid | None
+
+
+class Line(NamedTuple):
+    """One line of a cross-check: the estimator's name, what it gave, and steps sampled a second (nan if unknown)."""
+
+    estimator: str
+    check: CrossCheck
+    pace: float
+
+
+def as_json(document: object) -> str:
+    """`document` as JSON text; nan and infinity become null."""
+    return json.dumps(_plain(document), allow_nan=False, indent=2)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.ma.MaskedArray):
+        return _plain(value.filled(np.nan))
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def problems_document(rows: Sequence[tuple[str, MDP, str]]) -> list[Document]:
+    """One object for each named problem."""
+    return [{"name": name, **_model(mdp), "summary": summary} for name, mdp, summary in rows]
+
+
+def evaluation_document(case: Case, evaluation: Exact) -> Document:
+    """Everything `fastpg evaluate` knows, arrays in full."""
+    names = ("value", "action_value", "advantage", "occupancy", "visitation")
+    return {
+        **_head("evaluate", case, evaluation.mdp),
+        "horizon": evaluation.horizon if isinstance(evaluation, FiniteHorizonEvaluation) else None,
+        "solver": solver_name(evaluation),
+        "expected_return": evaluation.expected_return,
+        "gradient_length": length(evaluation.logit_gradient),
+        **{name: getattr(evaluation, name) for name in names},
+        "gradient": evaluation.logit_gradient,
+    }
+
+
+def crosscheck_document(
+    case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[Line], false_alarm: float
+) -> Document:
+    """Everything `fastpg crosscheck` knows; `z` is null where an entry is not judged."""
+    return {
+        **_head("crosscheck", case, next(iter(exact.values())).mdp),
+        "exact": [
+            {
+                "horizon": horizon,
+                "expected_return": evaluation.expected_return,
+                "gradient_length": length(evaluation.logit_gradient),
+                "gradient": evaluation.logit_gradient,
+            }
+            for horizon, evaluation in exact.items()
+        ],
+        "false_alarm": false_alarm,
+        "false_alarm_of_a_line": false_alarm / len(lines),
+        "lines": [_line_document(line) for line in lines],
+        "agrees": all(line.check.agrees for line in lines),
+    }
+
+
+def _line_document(line: Line) -> Document:
+    check = line.check
+    return {
+        "estimator": line.estimator,
+        "horizon": check.horizon,
+        "trajectories": check.estimate.n,
+        "steps": check.estimate.steps,
+        "steps_a_second": line.pace,
+        "worst_z": check.worst_z,
+        "p_value": check.p_value,
+        "rank": check.rank,
+        "detectable_bias": check.detectable_bias,
+        "detectable_share": share(check),
+        "judged": int(check.judged.sum()),
+        "left_out": check.left_out,
+        "always_zero": int(check.settled.sum()),
+        "contradicted": int(check.contradicted.sum()),
+        "verdict": check.verdict,
+        "mean": check.estimate.mean,
+        "standard_error": check.estimate.standard_error,
+        "z": check.z,
+    }
+
+
+def _head(verb: str, case: Case, mdp: MDP) -> Document:
+    return {
+        "fastpg": __version__,
+        "verb": verb,
+        "problem": case.problem,
+        **_model(mdp),
+        "policy": case.policy,
+        "seed": case.seed,
+    }
+
+
+def _model(mdp: MDP) -> Document:
+    return {
+        "states": mdp.n_states,
+        "actions": mdp.n_actions,
+        "discount": mdp.discount,
+        "terminal_states": int(mdp.terminal.sum()),
+    }
+
+
+def solver_name(evaluation: Exact) -> str:
+    """What solved for the values."""
+    return type(evaluation.solver).__name__ if isinstance(evaluation, Evaluation) else "backward recursion"
+
+
+def length(gradient: FloatArray) -> float:
+    """The Euclidean length."""
+    return float(np.linalg.norm(gradient))
+
+
+def share(check: CrossCheck) -> float:
+    """The detectable bias as a share of the exact gradient's length; nan where that is 0."""
+    size = length(check.exact)
+    return check.detectable_bias / size if size > 0 else math.nan
