@@ -157,10 +157,11 @@ def normalised_step(evaluation: Evaluation, size: float) -> FloatArray:
     KL(pi_theta || pi_{theta+step}), averaged over the visitation, is size/2 to second order. Zero where the
     gradient is. Source: Rajeswaran et al. (2017), section 3.2.
     """
-    size = real_between("size", size, 0.0, np.inf)
+    size = real_between("size", size, 0.0, np.finfo(np.float64).max)
     step = natural_gradient(evaluation)
     power = float(np.sum(policy_gradient(evaluation) * step))
-    return frozen(np.sqrt(size / power) * step) if power > 0 else frozen(np.zeros(step.shape))
+    # size / power may overflow where the gradient nearly vanishes, the ratio of the roots does not.
+    return frozen(np.sqrt(size) / np.sqrt(power) * step) if power > 0 else frozen(np.zeros(step.shape))
 
 
 def _infinite(evaluation: Evaluation) -> None:
