@@ -17,7 +17,7 @@ HEAVY = os.environ.get("FASTPG_HEAVY") == "1"
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("dev", deadline=None)
-settings.register_profile("heavy", deadline=None, max_examples=3000)
+settings.register_profile("heavy", deadline=None, max_examples=1000)
 settings.load_profile("heavy" if HEAVY else "ci" if os.environ.get("CI") else "dev")
 
 

@@ -43,6 +43,8 @@ def rounding(mdp: MDP, policy: Policy, *, resolvents: int, scale: float | None =
     most 32 (S + A) eps |D|^(m+1) `scale`. V and d have one factor, gradients two. `scale` is the largest reward
     unless given; 1 suits quantities without a reward.
     """
-    size = mdp.n_states + mdp.n_actions
+    limits = np.finfo(np.float64)
     unit = float(np.abs(dense_reward(mdp)).max()) if scale is None else scale
-    return float(32 * size * np.finfo(np.float64).eps * conditioning(mdp, policy) ** (resolvents + 1) * unit)
+    # Below `tiny` floats have an absolute precision, not a relative one.
+    error = 32 * (mdp.n_states + mdp.n_actions) * limits.eps * max(unit, limits.tiny / limits.eps)
+    return float(error * conditioning(mdp, policy) ** (resolvents + 1))
