@@ -12,13 +12,13 @@ from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.rng import RNG
 from fastpg.sampling.contributions import Contributions, expected_contributions
-from fastpg.sampling.estimate import GradientEstimate, estimate_gradient
+from fastpg.sampling.estimate import POOLS, GradientEstimate, estimate_gradient, hashed
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer, real_between
 
 # A mean of this many contributions is near enough to normal; calibrated on FrozenLake, see tests/test_calibration.py.
-MIN_CONTRIBUTIONS = 400
+MIN_CONTRIBUTIONS = 100
 # An entry to which so many distinct trajectories should have contributed is seen, but for a chance of exp(-100).
 SURELY_SEEN = 100
 POWER = 0.9
@@ -33,12 +33,13 @@ class CrossCheck:
     ====================  ======  ==============================================================================
     `exact`               (S, A)  dJ/dlogits for the same horizon
     `estimate`                    the `GradientEstimate`
-    `z`                   (S, A)  (estimate - exact) / standard error; masked where an entry is not judged
-    `judged`              (S, A)  entries that rest on at least 400 contributions, by the model and in the sample
+    `z`                   (S, A)  (estimate - exact) / standard error; masked where not `judged`
+    `judged`              (S, A)  entries that rest on at least 100 contributions, by the model and in the sample
     `settled`             (S, A)  entries that are always 0, and were
     `contradicted`        (S, A)  entries that must be 0 and were not, or must have been seen and were not
     `rank`                int     degrees of freedom of the test: independent directions among the judged entries
-    `p_value`             float   Hotelling's test of all judged entries together; 0 where one is contradicted
+    `p_value`             float   Hotelling's test of the judged entries together; 0 where an entry is contradicted,
+                                  nan where nothing could be judged
     `false_alarm`         float   the probability of `disagrees` for an unbiased sampler
     `detectable_bias`     float   every bias of the judged entries of at least this Euclidean length makes the
                                   verdict `disagrees` with probability 0.9 or more
@@ -66,10 +67,10 @@ class CrossCheck:
 
     @property
     def verdict(self) -> str:
-        """`agrees`, `disagrees`, or `undecided` where no entry that can differ could be judged."""
-        if self.p_value < self.false_alarm:
-            return "disagrees"
-        return "undecided" if self.left_out and not self.judged.any() else "agrees"
+        """`agrees`, `disagrees`, or `undecided` where n was too small to judge any entry that can differ."""
+        if np.isnan(self.p_value):
+            return "undecided"
+        return "disagrees" if self.p_value < self.false_alarm else "agrees"
 
     @property
     def agrees(self) -> bool:
@@ -91,10 +92,11 @@ class CrossCheck:
         e = self.estimate
         size = float(np.linalg.norm(self.exact))
         share = f" ({self.detectable_bias / size:.2g} of its length)" if size > 0 else ""
-        counts = f"{np.count_nonzero(self.judged)} judged on {self.rank} degrees of freedom, "
+        counts = f"{np.count_nonzero(self.judged)} judged, "
         counts += f"{np.count_nonzero(self.settled)} always 0, {self.left_out} left out as too rare"
         lines = [
-            f"{self.verdict}: p = {self.p_value:.3g} at a false-alarm rate of {self.false_alarm:g}",
+            f"{self.verdict}: p = {self.p_value:.3g} on {self.rank} degrees of freedom, false-alarm rate "
+            f"{self.false_alarm:g}",
             f"  exact gradient of length {size:.6g}, horizon {self.horizon}",
             f"  estimate from {e.n} trajectories of {e.steps} steps",
             f"  {self.exact.size} entries: {counts}",
@@ -125,7 +127,7 @@ def crosscheck(
     """Hold the exact gradient of the logits against `estimator` on `n` sampled trajectories.
 
     The exact side has the same horizon: T steps, or infinite for "geometric". An entry is judged where both the
-    model and the sample give it at least 400 effective contributions (see `Contributions`); rarer ones are left out
+    model and the sample give it at least 100 effective contributions (see `Contributions`); rarer ones are left out
     and counted. The judged entries are tested together by Hotelling's T^2 on the sample covariance.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, crosscheck, problems
@@ -148,7 +150,7 @@ def crosscheck(
         rng=rng,
         threads=threads,
         progress=progress,
-        tracked=expected.total >= MIN_CONTRIBUTIONS,
+        pooling=hashed(expected.total >= MIN_CONTRIBUTIONS, POOLS),
     )
     return judge(evaluation.logit_gradient, estimate, expected, horizon=horizon, false_alarm=false_alarm)
 
@@ -156,7 +158,7 @@ def crosscheck(
 def judge(
     exact: FloatArray, estimate: GradientEstimate, expected: Contributions, *, horizon: Horizon, false_alarm: float
 ) -> CrossCheck:
-    """The verdict on an estimate whose `blocks` track the entries with `expected.total` >= 400."""
+    """The verdict on an estimate whose `blocks` keep the entries with enough expected contributions."""
     seen = (estimate.mean != 0) | (estimate.standard_error > 0)
     impossible = expected.total == 0
     equal = np.abs(estimate.mean - exact) <= expected.resolution
@@ -164,7 +166,7 @@ def judge(
     judged = (expected.total >= MIN_CONTRIBUTIONS) & (estimate.contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
     error = np.where(judged, estimate.standard_error, 1.0)
     z = np.ma.masked_array(np.where(judged, (estimate.mean - exact) / error, 0.0), mask=~judged)
-    test = _hotelling(estimate, exact, false_alarm) if judged.any() else None
+    test = _hotelling(estimate, exact, false_alarm) if estimate.n > 1 else None
     settled = impossible & equal
     nothing_open = bool((settled | contradicted).all())
     p_value = 0.0 if contradicted.any() else test.p_value if test else 1.0 if nothing_open else float("nan")
@@ -191,11 +193,11 @@ class _Test:
 
 
 def _hotelling(estimate: GradientEstimate, exact: FloatArray, false_alarm: float) -> _Test | None:
-    """Hotelling's T^2 of the tracked entries from the covariance of the block sums."""
+    """Hotelling's T^2 of the pools from the covariance of the block sums."""
     B, columns = estimate.blocks.shape
-    tracked = estimate.pool >= 0
-    error = estimate.sign * (estimate.mean - exact)
-    difference = np.bincount(estimate.pool[tracked], error[tracked], minlength=columns)
+    pool, sign = estimate.pooling
+    kept = pool >= 0
+    difference = np.bincount(pool[kept], (sign * (estimate.mean - exact))[kept], minlength=columns)
     root = np.sqrt(estimate.block_sizes)[:, None]
     centred = estimate.blocks - root * ((root * estimate.blocks).sum(axis=0) / estimate.n)
     variance = (centred**2).mean(axis=0)

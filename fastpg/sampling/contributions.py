@@ -22,18 +22,26 @@ ROUNDING = 1e-7
 
 
 class Contributions(NamedTuple):
-    """How many of n trajectories an entry of the estimate rests on, each (S, A); 0 where it is always 0.
+    """On how many of n trajectories an entry of the estimate rests, each (S, A); 0 where it is always 0.
 
     With M_p(t) = E [(w_t score(a_t|s)[a])^p; s_t = s], the p-th moment of what step t adds to entry (s, a):
-    `total` = n (sum_t M_2)^2 / sum_t M_4, which counts repeated visits of one trajectory as if they were several;
-    `distinct` = max_t n M_2(t)^2 / M_4(t), which counts each trajectory at most once, and not all of them.
+    `second` and `fourth` are sum_t M_2 and sum_t M_4, in units of a power of the largest reward;
+    `total` = n second^2 / fourth counts repeated visits of one trajectory as if they were several;
+    `distinct` = max_t n M_2(t)^2 / M_4(t) counts each trajectory at most once, and not all of them.
     An entry that is c on a share q of the trajectories and 0 on the others has n q of both. `resolution` is the
     size of weight, in units of reward, below which a weight counts as 0, as with an exact baseline.
     """
 
-    total: FloatArray
+    n: int
+    second: FloatArray
+    fourth: FloatArray
     distinct: FloatArray
     resolution: float
+
+    @property
+    def total(self) -> FloatArray:
+        """n second^2 / fourth."""
+        return _ratio(self.n, self.second, self.fourth)
 
 
 def expected_contributions(
@@ -84,11 +92,8 @@ def expected_contributions(
         kernels.past_moments(*joint, table.probability, credit, discount, survival, terms.whole, past, following)
         past = following
     happens = second > (ROUNDING * size) ** 2 * mass * pi * (1 - pi)
-    return Contributions(
-        frozen(np.where(happens, _ratio(n, second, fourth), 0.0)),
-        frozen(np.where(happens, distinct, 0.0)),
-        ROUNDING * size * scale,
-    )
+    second, fourth, distinct = (frozen(np.where(happens, moment, 0.0)) for moment in (second, fourth, distinct))
+    return Contributions(n, second, fourth, distinct, ROUNDING * size * scale)
 
 
 def _ratio(n: int, second: FloatArray, fourth: FloatArray) -> FloatArray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,13 @@ POOLS = 1024
 PIECES = 64
 
 
+class Pooling(NamedTuple):
+    """The pool (S, A) that an entry is summed into, -1 for none, and its sign (S, A) there."""
+
+    pool: IntArray
+    sign: FloatArray
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class GradientEstimate:
     """The mean of n independent single-trajectory estimates of dJ/dlogits.
@@ -34,7 +42,7 @@ class GradientEstimate:
     `steps`           int     steps taken in all of them
     `blocks`          (B, K)  sums over runs of about n/B trajectories, divided by the square root of their number
     `block_sizes`     (B,)    the number of trajectories in each block
-    `pool`, `sign`    (S, A)  the column of `blocks` that an entry went into, -1 for none, and its sign there
+    `pooling`                 the `Pooling`: which column of `blocks` an entry went into
     ================  ======  ==================================================================================
     """
 
@@ -45,8 +53,7 @@ class GradientEstimate:
     steps: int
     blocks: FloatArray
     block_sizes: IntArray
-    pool: IntArray
-    sign: FloatArray
+    pooling: Pooling
 
     def __repr__(self) -> str:
         S, A = self.mean.shape
@@ -63,14 +70,14 @@ def estimate_gradient(
     rng: RNG,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
-    tracked: BoolArray | None = None,
+    pooling: Pooling | None = None,
 ) -> GradientEstimate:
     """Estimate dJ/dlogits (S, A) from `n` trajectories that are never stored.
 
     `horizon` is a number of steps, or "geometric": go on with probability `discount`, rewards undiscounted, which is
     unbiased for the infinite horizon. Trajectory i is the same bit for bit whatever the threads, and so is the
     result. Memory: about 9 (S, A) arrays a thread and 32 MiB. `progress` is called with the trajectories done so far.
-    `tracked` (S, A) marks the entries whose joint distribution `blocks` keeps; all when left out.
+    `pooling` says which entries `blocks` keeps, and which of them together; all when left out.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, problems
     >>> mdp = problems.bandit([1.0, 0.0])
@@ -84,7 +91,7 @@ def estimate_gradient(
     terms = estimator.terms(mdp, table)
     decay = terms.trace * (1.0 if horizon == "geometric" else mdp.discount)
     pi = policy.probabilities
-    pool, sign = _pools(np.ones(pi.shape, bool) if tracked is None else tracked)
+    pool, sign = hashed(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling
     B = min(n, BLOCKS)
     edges = frozen(np.arange(B + 1, dtype=np.int64) * n // B)
     blocks = np.zeros((B, max(int(pool.max()) + 1, 1)))
@@ -109,20 +116,20 @@ def estimate_gradient(
             progress(done)
     mean, standard_error, contributions = _moments(sums, n, B)
     return GradientEstimate(
-        mean, standard_error, contributions, n, steps, frozen(blocks), frozen(np.diff(edges)), pool, sign
+        mean, standard_error, contributions, n, steps, frozen(blocks), frozen(np.diff(edges)), Pooling(pool, sign)
     )
 
 
-def _pools(tracked: BoolArray) -> tuple[IntArray, FloatArray]:
-    """Pool and sign of each entry: its own pool up to POOLS of them, a fixed pseudo-random one beyond; -1 if none."""
-    entries = int(np.count_nonzero(tracked))
-    pool, sign = np.full(tracked.shape, -1), np.zeros(tracked.shape)
-    if entries <= POOLS:
-        pool[tracked], sign[tracked] = np.arange(entries), 1.0
+def hashed(kept: BoolArray, pools: int) -> Pooling:
+    """A pool for each entry of `kept`: its own up to `pools` of them, fixed pseudo-random ones with signs beyond."""
+    entries = int(np.count_nonzero(kept))
+    pool, sign = np.full(kept.shape, -1), np.zeros(kept.shape)
+    if entries <= pools:
+        pool[kept], sign[kept] = np.arange(entries), 1.0
     else:
         fixed = np.random.default_rng(entries)
-        pool[tracked], sign[tracked] = fixed.integers(0, POOLS, entries), fixed.choice([-1.0, 1.0], entries)
-    return frozen(pool), frozen(sign)
+        pool[kept], sign[kept] = fixed.integers(0, pools, entries), fixed.choice([-1.0, 1.0], entries)
+    return Pooling(frozen(pool), frozen(sign))
 
 
 def _moments(sums: FloatArray, n: int, B: int) -> tuple[FloatArray, FloatArray, FloatArray]:
