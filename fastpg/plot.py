@@ -21,6 +21,8 @@ Axes = Any
 SUFFIXES = (".png", ".pdf", ".svg")
 # Up to this many states have bars of their own; more are drawn as steps.
 BARS = 60
+# Positive values that span more than this ratio are coloured on a logarithmic scale.
+STEEP = 20.0
 INK, GREY, PALE, BLUE, RED = "#222222", "#8a8a8a", "#e4e4e4", "#2a6f97", "#c1121f"
 TITLE, LABEL, TICK = 10.5, 9, 8
 
@@ -72,19 +74,18 @@ def draw_crosscheck(case: "Case", evaluation: "Exact", lines: "Sequence[Line]") 
 
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(h_pad=0.09, w_pad=0.09)
+    return Figure(figsize=(width, height), dpi=130, layout=layout, facecolor="white")
 
 
 def _title(case: "Case", evaluation: "Exact") -> str:
     horizon = getattr(evaluation, "horizon", None)
     ends = "infinite horizon" if horizon is None else f"T = {horizon}"
     policy = f"random policy, seed {case.seed}" if case.policy == "random" else f"{case.policy} policy"
-    return f"{case.problem}, {policy}, discount {evaluation.mdp.discount:.6g}, {ends}: J = {_number(evaluation)}"
-
-
-def _number(evaluation: "Exact") -> str:
-    return f"{evaluation.expected_return:.6g}"
+    model = f"{case.problem}, {policy}, discount {evaluation.mdp.discount:.6g}, {ends}"
+    return f"{model}: J = {evaluation.expected_return:.6g}"
 
 
 def _value(evaluation: "Exact") -> FloatArray:
@@ -161,12 +162,13 @@ def _values(figure: Figure, panel: Axes, grid: "Grid", evaluation: "Exact", hidd
     value = np.ma.masked_invalid(np.where(hidden, np.nan, _value(evaluation)))
     # The dark end is left out, so that dark arrows are seen everywhere.
     light = ListedColormap(colormaps["YlGnBu"](np.linspace(0.0, 0.62, 256)))
-    image = panel.imshow(value.reshape(shape), cmap=light, zorder=1)
+    steep = bool(value.min() > 0 and value.max() > STEEP * value.min())
+    image = panel.imshow(value.reshape(shape), cmap=light, norm="log" if steep else "linear", zorder=1)
     pi = np.where(hidden[:, None], 0.0, evaluation.policy.probabilities)
     longest = pi.max(initial=0.0) or 1.0
     row, column = np.divmod(np.arange(pi.shape[0]), grid.columns)
     for a, (down, right) in enumerate(grid.moves):
-        size = 0.4 * pi[:, a] / longest
+        size = 0.44 * pi[:, a] / longest
         seen = size > 0.02
         panel.quiver(
             column[seen],
@@ -177,15 +179,16 @@ def _values(figure: Figure, panel: Axes, grid: "Grid", evaluation: "Exact", hidd
             scale_units="xy",
             scale=1,
             units="xy",
-            width=0.035,
-            headwidth=4,
-            headlength=4,
-            headaxislength=3.6,
+            width=0.028,
+            headwidth=3.6,
+            headlength=3.6,
+            headaxislength=3.3,
+            minlength=0,
             color=INK,
             zorder=4,
         )
     panel.set_title("value V(s) as colour, policy as arrows (length: probability)", fontsize=TITLE)
-    _colour_bar(figure, panel, image, "V, in units of reward")
+    _colour_bar(figure, panel, image, "V, in units of reward" + ", logarithmic" * steep)
 
 
 def _gradient(figure: Figure, panel: Axes, grid: "Grid", evaluation: "Exact", hidden: BoolArray) -> None:
@@ -212,7 +215,9 @@ def _gradient(figure: Figure, panel: Axes, grid: "Grid", evaluation: "Exact", hi
 def _colour_bar(figure: Figure, panel: Axes, mappable: Any, label: str) -> None:
     bar = figure.colorbar(mappable, ax=panel, pad=0.02, shrink=0.95, aspect=28)
     bar.set_label(label, fontsize=LABEL)
-    _plain_ticks(bar.ax, "y")
+    bar.ax.tick_params(labelsize=TICK)
+    if mappable.norm.__class__.__name__ != "LogNorm":
+        _plain_ticks(bar.ax, "y")
     bar.outline.set_visible(False)
 
 
@@ -257,7 +262,7 @@ def _bars(panel: Axes, heights: FloatArray, ended: BoolArray) -> None:
         if ended.any():
             panel.legend(fontsize=TICK, frameon=False)
     else:
-        panel.fill_between(states, heights, step="mid", color=BLUE, linewidth=0.0)
+        panel.stairs(heights, np.arange(heights.size + 1) - 0.5, fill=True, color=BLUE)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
     panel.tick_params(labelsize=TICK)
@@ -294,7 +299,9 @@ def _scatter(panel: Axes, line: "Line") -> None:
                 label=f"{label} ({chosen.sum()})",
             )
     panel.axline((0.0, 0.0), slope=1.0, color=INK, linewidth=0.8, zorder=1)
-    panel.set_title(f"{line.estimator}, T {check.horizon}: {check.verdict}\np = {check.p_value:.2g}", fontsize=TITLE)
+    panel.set_title(
+        f"{line.estimator}, T {check.horizon}: {check.verdict}\np = {check.p_value:.2g}", fontsize=TITLE, y=1.0, pad=15
+    )
     panel.set_xlabel("exact dJ/dθ", fontsize=LABEL)
     panel.set_ylabel("sampled ± 2 standard errors", fontsize=LABEL)
     if not check.settled.all():

@@ -28,7 +28,7 @@ def bar(total: int) -> Iterator[Callable[[str, int], Callable[[int], object]]]:
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True) as shown:
-        task = shown.add_task("", total=total)
+        task = shown.add_task("preparing", total=total)
 
         def start(label: str, before: int) -> Callable[[int], object]:
             shown.update(task, description=label, completed=before)

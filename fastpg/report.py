@@ -48,7 +48,8 @@ def evaluation_text(case: Case, evaluation: Exact) -> str:
     mdp, size = evaluation.mdp, evaluation.mdp.n_states
     finite = isinstance(evaluation, FiniteHorizonEvaluation)
     facts = {
-        "problem": f"{case.problem}, {mdp!r}",
+        "problem": case.problem,
+        "model": repr(mdp),
         "policy": _policy_name(case),
         "horizon": f"{evaluation.horizon} steps" if isinstance(evaluation, FiniteHorizonEvaluation) else "infinite",
         "solver": solver_name(evaluation),
@@ -82,7 +83,8 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
     mdp = next(iter(exact.values())).mdp
     names = {h: "infinite horizon" if h == "geometric" else f"T = {h}" for h in exact}
     facts = {
-        "problem": f"{case.problem}, {mdp!r}",
+        "problem": case.problem,
+        "model": repr(mdp),
         "policy": _policy_name(case),
         "expected return": ", ".join(f"{exact[h].expected_return:.9g} ({name})" for h, name in names.items()),
         "gradient length": ", ".join(f"{length(exact[h].logit_gradient):.9g} ({name})" for h, name in names.items()),
@@ -107,13 +109,14 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
         for line in lines
     ]
     notes = [
-        "detectable bias: any bias at least as long would be found with probability 0.9; in brackets",
-        "  its share of the gradient length. left out: entries too rare to be judged.",
-        f"Each line has its own trajectories and is tested at {false_alarm / len(lines):.3g}, so that an unbiased",
-        f"  sampler fails this command with probability {false_alarm:.3g} at most.",
+        "detectable bias: any bias at least as long would be found with probability 0.9;",
+        "  in brackets its share of the gradient length.",
+        "left out: entries too rare to be judged.",
+        f"Each line has its own trajectories and is tested at {false_alarm / len(lines):.3g}, so that an",
+        f"  unbiased sampler fails this command with probability {false_alarm:.3g} at most.",
     ]
     if "geometric" in exact:
-        notes.append("geom.: stops after each step with probability 1 - discount, for the infinite horizon.")
+        notes.insert(0, "geom.: ends after each step with probability 1 - discount (infinite horizon).")
     return "\n".join([_listed(facts), "", _table(headers, rows), "", *notes, "", *_conclusion(lines)])
 
 

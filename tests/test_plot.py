@@ -1,0 +1,139 @@
+"""Pictures: drawn for every kind of problem, checked before the work, and no trace in matplotlib's state."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastpg
+from fastpg.cli import main
+from fastpg.documents import Case, Line
+from fastpg.errors import InvalidArgument
+from fastpg.plot import draw_crosscheck, draw_evaluation, require_writable
+from fastpg.resolve import subject
+
+matplotlib = pytest.importorskip("matplotlib")
+
+
+def evaluated(name, horizon=None):
+    """A case, and its evaluation under a random policy."""
+    asked = subject(name)
+    policy = fastpg.random(asked.mdp, rng=0)
+    return Case(name, "random", 0, asked.grid), fastpg.evaluate(asked.mdp, policy, horizon=horizon)
+
+
+def drawn(figure, tmp_path):
+    """The figure, after it was drawn without a warning and found to have content."""
+    file = tmp_path / "picture.png"
+    figure.savefig(file)
+    assert file.read_bytes().startswith(b"\x89PNG")
+    return figure
+
+
+def axes_titled(figure, words):
+    """The one panel whose title contains `words`."""
+    (found,) = (axes for axes in figure.findobj(matplotlib.axes.Axes) if words in axes.get_title())
+    return found
+
+
+@pytest.mark.parametrize("horizon", [None, 3])
+@pytest.mark.parametrize("name", sorted(fastpg.problems.CATALOGUE))
+def test_every_problem_can_be_drawn(name, horizon, tmp_path):
+    case, evaluation = evaluated(name, horizon)
+    figure = drawn(draw_evaluation(case, evaluation), tmp_path)
+    assert axes_titled(figure, "value")
+    assert axes_titled(figure, "gradient")
+    assert case.problem in figure.get_suptitle()
+
+
+def test_colours_of_the_cells_are_the_values(tmp_path):
+    case, evaluation = evaluated("frozen-lake-4x4")
+    figure = drawn(draw_evaluation(case, evaluation), tmp_path)
+    (image,) = axes_titled(figure, "value").get_images()
+    cells = image.get_array()
+    np.testing.assert_array_equal(cells.mask.ravel(), evaluation.mdp.terminal)
+    np.testing.assert_array_equal(cells.compressed(), evaluation.value[~evaluation.mdp.terminal])
+
+
+def test_triangles_show_the_gradient_on_the_side_that_the_action_moves_to(tmp_path):
+    case, evaluation = evaluated("cliff-walking")
+    figure = drawn(draw_evaluation(case, evaluation), tmp_path)
+    (triangles,) = axes_titled(figure, "gradient").findobj(matplotlib.collections.PolyCollection)
+    gradient = evaluation.logit_gradient
+    visited = evaluation.occupancy > 0
+    np.testing.assert_array_equal(triangles.get_array(), gradient[visited].ravel())
+    for path, colour in zip(triangles.get_paths(), triangles.get_array(), strict=True):
+        (x, y), *side = path.vertices[:3]
+        right, down = 2 * (np.mean(side, axis=0) - (x, y))
+        action = case.grid.moves.index((round(down), round(right)))
+        assert gradient[int(y) * 12 + int(x), action] == colour
+
+
+def test_arrows_are_as_long_as_the_policy_says(tmp_path):
+    case, evaluation = evaluated("frozen-lake-8x8")
+    figure = drawn(draw_evaluation(case, evaluation), tmp_path)
+    total = sum(
+        np.hypot(arrows.U, arrows.V).sum() for arrows in axes_titled(figure, "value").findobj(matplotlib.quiver.Quiver)
+    )
+    pi = evaluation.policy.probabilities[~evaluation.mdp.terminal]
+    # The shortest arrows are left out.
+    assert total == pytest.approx(0.44 * pi.sum() / pi.max(), rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["frozen-lake-4x4", "cliff-walking", "chain"])
+def test_crosschecks_show_judged_and_left_out_entries(name, tmp_path):
+    case, evaluation = evaluated(name)
+    lines = [
+        Line(estimator, check, 1.0)
+        for estimator, n in (("RewardToGo", 3000), ("few", 10))
+        for check in [
+            fastpg.crosscheck(evaluation.mdp, evaluation.policy, fastpg.RewardToGo(), n=n, horizon="geometric", rng=0)
+        ]
+    ]
+    figure = drawn(draw_crosscheck(case, evaluation, lines), tmp_path)
+    for line in lines:
+        legend = axes_titled(figure, f"{line.estimator},").get_legend()
+        labels = " ".join(text.get_text() for text in legend.get_texts())
+        assert ("judged" in labels) == bool(line.check.judged.any())
+        assert ("left out" in labels) == bool(line.check.left_out)
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_the_command_writes_the_picture(suffix, tmp_path, capsys):
+    file = tmp_path / f"chain.{suffix}"
+    assert main(["evaluate", "chain", "--plot", str(file)]) == 0
+    assert file.stat().st_size > 1000
+    assert capsys.readouterr().err == ""
+
+
+def test_drawing_leaves_no_state():
+    code = """
+import sys, tempfile, matplotlib
+before = matplotlib.rcParams.copy()
+from fastpg.cli import main
+with tempfile.TemporaryDirectory() as folder:
+    main(["crosscheck", "frozen-lake-4x4", "-n", "1e4", "--json", "--plot", folder + "/lake.png"])
+assert matplotlib.rcParams.copy() == before
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    require_writable(str(tmp_path / "fine.PNG"))
+    (tmp_path / "folder.png").mkdir()
+    for name in ("lake", "lake.gif", "missing/lake.png", "folder.png"):
+        with pytest.raises(InvalidArgument, match="plot must be"):
+            require_writable(str(tmp_path / name))
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder.png"]
+
+
+def test_a_picture_that_fails_late_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fastpg.plot.require_writable", lambda _: None)
+    file = tmp_path / "missing" / "chain.png"
+    assert main(["evaluate", "chain", "--json", "--plot", str(file)]) == 2
+    streams = capsys.readouterr()
+    assert streams.out.startswith("{")
+    assert streams.err == f"fastpg: error: cannot write {file}: No such file or directory\n"
