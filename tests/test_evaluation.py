@@ -75,6 +75,7 @@ def test_bellman_equations(case):
     assert_within(ev.advantage, np.where(missing, 0, ev.action_value - ev.value[:, None]), bound)
     assert_within((pi * ev.advantage).sum(axis=1), np.zeros(mdp.n_states), bound)
     assert not ev.value[mdp.terminal].any()
+    assert not ev.advantage[~mdp.available | mdp.terminal[:, None]].any()
 
 
 @given(mdp_and_policy(sparse=None))
