@@ -90,7 +90,7 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
         "gradient length": ", ".join(f"{length(exact[h].logit_gradient):.9g} ({name})" for h, name in names.items()),
     }
     headers = (
-        "\nestimator", ">\nT", ">\nn", ">steps\na second", ">worst\n|z|", ">\np", ">detectable\nbias",
+        "\nestimator", ">\nT", ">\nn", ">steps\nper s", ">worst\n|z|", ">\np", ">detectable\nbias",
         ">\njudged", ">left\nout", "\nverdict",
     )  # fmt: skip
     rows = [
