@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from fastpg.errors import Disagreement
 from fastpg.evaluation import evaluate
@@ -41,8 +40,9 @@ class CrossCheck:
     `p_value`             float   Hotelling's test of the judged entries together; 0 where an entry is contradicted,
                                   nan where nothing could be judged
     `false_alarm`         float   the probability of `disagrees` for an unbiased sampler
-    `detectable_bias`     float   every bias of the judged entries of at least this Euclidean length makes the
-                                  verdict `disagrees` with probability 0.9 or more
+    `detectable_bias`     float   every bias of at least this Euclidean length makes the verdict `disagrees` with
+                                  probability 0.9 or more; taken over the judged entries but one for each state,
+                                  which follows from the others
     ====================  ======  ==============================================================================
 
     `left_out` counts the entries that are too rare for a normal approximation; they are not judged.
@@ -150,15 +150,26 @@ def crosscheck(
         rng=rng,
         threads=threads,
         progress=progress,
-        pooling=hashed(expected.total >= MIN_CONTRIBUTIONS, POOLS),
+        pooling=hashed(tested(expected), POOLS),
     )
     return judge(evaluation.logit_gradient, estimate, expected, horizon=horizon, false_alarm=false_alarm)
+
+
+def tested(expected: Contributions) -> BoolArray:
+    """The entries of the joint test: those with enough expected contributions, but the most common of each state.
+
+    Each row of a gradient sums to 0. Where all actions of a state are common the last follows from the others; where
+    some are rare the sum of the common ones is theirs, as rare as they are, and does not belong into the test.
+    """
+    total = expected.total
+    most = np.arange(total.shape[1]) == total.argmax(axis=1)[:, None]
+    return (total >= MIN_CONTRIBUTIONS) & ~most
 
 
 def judge(
     exact: FloatArray, estimate: GradientEstimate, expected: Contributions, *, horizon: Horizon, false_alarm: float
 ) -> CrossCheck:
-    """The verdict on an estimate whose `blocks` keep the entries with enough expected contributions."""
+    """The verdict on an estimate whose `blocks` keep the entries of `tested(expected)`."""
     seen = (estimate.mean != 0) | (estimate.standard_error > 0)
     impossible = expected.total == 0
     equal = np.abs(estimate.mean - exact) <= expected.resolution
@@ -194,6 +205,8 @@ class _Test:
 
 def _hotelling(estimate: GradientEstimate, exact: FloatArray, false_alarm: float) -> _Test | None:
     """Hotelling's T^2 of the pools from the covariance of the block sums."""
+    from scipy.special import fdtrc
+
     B, columns = estimate.blocks.shape
     pool, sign = estimate.pooling
     kept = pool >= 0
@@ -209,7 +222,6 @@ def _hotelling(estimate: GradientEstimate, exact: FloatArray, false_alarm: float
     scale = np.sqrt(np.diag(covariance))
     size, direction = np.linalg.eigh(covariance / np.outer(scale, scale))
     along = direction.T @ (difference[usable] / scale)
-    # Rows of a gradient sum to 0, and other exact relations give further directions without variance.
     free = size > NO_VARIANCE * size[-1]
     freedom = B - 1
     # Where contributions are few for so many directions, the leading ones alone are tested.
@@ -217,15 +229,16 @@ def _hotelling(estimate: GradientEstimate, exact: FloatArray, false_alarm: float
     rank = max(1, min(int(free.sum()), freedom // 4, int(few)))
     below = freedom - rank + 1
     t_squared = float(np.sum(along[-rank:] ** 2 / size[-rank:]))
-    dependent = bool(np.all(np.abs(along[~free]) < 1e-3))
     return _Test(
         rank,
-        float(special.fdtrc(rank, below, t_squared * below / (freedom * rank))) if dependent else 0.0,
+        float(fdtrc(rank, below, t_squared * below / (freedom * rank))),
         float(np.sqrt(_noncentrality(rank, below, false_alarm) * np.linalg.eigvalsh(covariance)[-1])),
     )
 
 
 def _noncentrality(rank: int, below: float, false_alarm: float) -> float:
     """The noncentrality at which the F test rejects with probability POWER."""
+    from scipy import special
+
     critical = special.fdtri(rank, below, 1.0 - false_alarm)
     return float(special.ncfdtrinc(rank, below, 1.0 - POWER, critical))

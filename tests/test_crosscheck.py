@@ -1,0 +1,254 @@
+"""The cross-check agrees where sampler and theory do, and rejects each mutant of the sampler.
+
+Every check that must agree runs at a false-alarm rate of ALPHA, so that all of them together raise a false alarm
+with probability below 1e-4 for the seeds that were fixed before they were run.
+"""
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastpg import (
+    MDP,
+    Disagreement,
+    InvalidArgument,
+    RewardToGo,
+    SoftmaxPolicy,
+    SolveError,
+    TotalReturn,
+    crosscheck,
+    evaluate,
+    problems,
+)
+from fastpg.sampling import estimate_gradient
+from fastpg.testing.strategies import mdp_and_policy
+
+# The package exports the function under the name of its module.
+MODULE = sys.modules["fastpg.crosscheck"]
+ALPHA = 1e-6
+LAKE = problems.frozen_lake()
+UNIFORM = SoftmaxPolicy.uniform(LAKE)
+
+NAMES = [
+    "frozen-lake-4x4",
+    "cliff-walking-slippery",
+    "chain",
+    "two-state",
+    "bandit",
+    "river-swim-osband-2013",
+    "river-swim-strehl-2008",
+    "short-corridor",
+    "random",
+    "garnet",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("horizon", [20, "geometric"])
+@pytest.mark.parametrize("kind", [TotalReturn, RewardToGo])
+def test_sampler_and_theory_agree(name, horizon, kind):
+    mdp = problems.find(name).make()
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    baseline = evaluate(mdp, policy).value if kind is RewardToGo else None
+    n = 1_000_000 if name.startswith("river") else 200_000
+    check = crosscheck(mdp, policy, kind(baseline), n=n, horizon=horizon, rng=2, false_alarm=ALPHA)
+    assert check.verdict == "agrees", str(check)
+    assert check.judged.any()
+
+
+@settings(max_examples=50)
+@given(mdp_and_policy(sparse=None, discount=st.sampled_from([0.0, 0.5, 0.9, 1.0])), st.sampled_from([3, "geometric"]))
+def test_no_generated_model_is_contradicted(case, horizon):
+    mdp, policy = case
+    check = crosscheck(mdp, policy, RewardToGo(), n=3_000, horizon=horizon, rng=0, false_alarm=1e-9)
+    assert check.verdict != "disagrees", str(check)
+    assert (check.judged | check.settled | check.contradicted).sum() + check.left_out == check.exact.size
+
+
+def sampled_from(monkeypatch, **change):
+    """Make the cross-check sample another model or policy than the one it evaluates."""
+
+    def altered(mdp, policy, *args, **options):
+        return estimate_gradient(change.get("mdp", mdp), change.get("policy", policy), *args, **options)
+
+    monkeypatch.setattr(MODULE, "estimate_gradient", altered)
+
+
+def check_lake(n=2_000_000, horizon=100, mdp=LAKE, policy=UNIFORM, estimator=None):
+    return crosscheck(mdp, policy, estimator or RewardToGo(), n=n, horizon=horizon, rng=3, false_alarm=ALPHA)
+
+
+# The logits of this policy reach the goal often, so that small faults show at a small n.
+GOOD = SoftmaxPolicy(evaluate(LAKE, UNIFORM).advantage * 50)
+
+
+def test_the_unaltered_sampler_agrees():
+    assert check_lake(policy=GOOD, n=400_000).agrees
+
+
+def test_a_wrong_discount_power_is_found(monkeypatch):
+    # Discounting by gamma^(2t) moves the mean along the gradient by more than the detectable bias.
+    squared = LAKE.discounted(LAKE.discount**2)
+    bias = evaluate(squared, GOOD, horizon=100).logit_gradient - evaluate(LAKE, GOOD, horizon=100).logit_gradient
+    sampled_from(monkeypatch, mdp=squared)
+    check = check_lake(policy=GOOD, n=4_000_000)
+    assert np.linalg.norm(bias[check.judged]) > 2 * check.detectable_bias
+    assert check.verdict == "disagrees"
+
+
+def test_a_missing_discount_of_later_steps_is_found(monkeypatch):
+    # The popular estimator without the factor gamma^t in front of each step's term.
+    from fastpg.sampling import estimate
+
+    def undiscounted(*arguments):
+        rule = stopping(*arguments)
+        return rule._replace(discounts=np.ones_like(rule.discounts))
+
+    stopping = estimate.stopping
+    monkeypatch.setattr(estimate, "stopping", undiscounted)
+    assert check_lake(policy=GOOD, n=4_000_000).verdict == "disagrees"
+
+
+def test_logits_off_by_five_per_cent_are_found(monkeypatch):
+    mdp = problems.two_state()
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    off = SoftmaxPolicy(policy.logits * 1.05)
+    bias = evaluate(mdp, off, horizon=20).logit_gradient - evaluate(mdp, policy, horizon=20).logit_gradient
+    sampled_from(monkeypatch, policy=off)
+    check = check_lake(mdp=mdp, policy=policy, horizon=20, estimator=RewardToGo(evaluate(mdp, policy).value), n=500_000)
+    assert np.linalg.norm(bias[check.judged]) > 2 * check.detectable_bias
+    assert check.verdict == "disagrees"
+
+
+def test_a_missing_terminal_state_is_found(monkeypatch):
+    # A hole that one can walk out of again, by the moves of the cell above it.
+    P, R, ended = LAKE.transition.copy(), LAKE.reward.copy(), LAKE.terminal.copy()
+    P[5], ended[5] = P[1], False
+    sampled_from(monkeypatch, mdp=MDP(P, R, LAKE.discount, LAKE.start, terminal=ended))
+    check = check_lake(n=400_000)
+    assert check.verdict == "disagrees"
+    # Steps from a terminal state cannot happen at all.
+    assert check.contradicted[5].any()
+    assert check.p_value == 0
+
+
+def test_a_state_that_is_never_reached_is_found(monkeypatch):
+    start = MDP(np.eye(2)[:, None, :].repeat(2, axis=1), [[1.0, 0.0]] * 2, 0.5, start=[0.5, 0.5])
+    sampled_from(monkeypatch, mdp=start.restart(0))
+    check = crosscheck(start, SoftmaxPolicy.uniform(start), RewardToGo(), n=10_000, horizon=1, rng=0)
+    assert check.verdict == "disagrees"
+    assert check.contradicted[1].all()
+
+
+def test_a_bias_of_the_detectable_size_is_found_nine_times_in_ten(monkeypatch):
+    # The guarantee is for the worst direction; along it 0.9 of 200 runs are at least 161 but for a chance of 1e-5.
+    mdp = problems.bandit([1.0, 0.5, 0.0])
+    policy = SoftmaxPolicy.uniform(mdp)
+    options = {"n": 4096, "horizon": 1, "false_alarm": 0.01}
+    plain = crosscheck(mdp, policy, RewardToGo(), rng=0, **options)
+    pool = plain.estimate.pooling.pool
+    assert plain.rank == 2
+    worst = np.linalg.eigh(np.cov(plain.estimate.blocks.T))[1][:, -1]
+    bias = np.zeros((2, 3))
+    bias[pool >= 0] = plain.detectable_bias * worst / np.linalg.norm(worst)
+    bias[0, pool[0] < 0] = -bias.sum()
+
+    def biased(*args, **kwargs):
+        estimate = estimate_gradient(*args, **kwargs)
+        object.__setattr__(estimate, "mean", estimate.mean + bias)
+        object.__setattr__(
+            estimate, "blocks", estimate.blocks + bias[pool >= 0] * np.sqrt(estimate.block_sizes)[:, None]
+        )
+        return estimate
+
+    monkeypatch.setattr(MODULE, "estimate_gradient", biased)
+    found = sum(
+        crosscheck(mdp, policy, RewardToGo(), rng=seed, **options).verdict == "disagrees" for seed in range(200)
+    )
+    assert 161 <= found <= 198
+
+
+def test_rare_entries_are_left_out_and_counted():
+    # An exact baseline makes the common weights tiny; the goal, seen in a thousandth of the paths, is all that counts.
+    lake = problems.frozen_lake("8x8")
+    policy = SoftmaxPolicy.uniform(lake)
+    baseline = evaluate(lake, policy).value
+    check = crosscheck(lake, policy, RewardToGo(baseline), n=10_000, horizon=100, rng=0, false_alarm=ALPHA)
+    assert not check.judged.any()
+    assert check.verdict == "undecided"
+    assert not check.agrees
+    assert check.left_out == (~lake.terminal).sum() * 4
+    assert check.settled.sum() == lake.terminal.sum() * 4
+    assert np.isnan(check.p_value)
+    assert check.detectable_bias == np.inf
+    assert check.z.mask.all()
+    with pytest.raises(Disagreement, match="undecided"):
+        check.require_agreement()
+
+
+def test_a_reward_too_rare_to_be_seen_is_no_disagreement():
+    # Common small rewards make every entry look normal; a huge one with probability 1e-7 is half of the gradient.
+    q = 1e-7
+    P = np.array([[[0.5 - q, 0.5, q], [0.5, 0.5, 0.0]], [[0, 0, 0]] * 2, [[0, 0, 0]] * 2], dtype=float)
+    R = np.zeros((3, 2, 3))
+    R[0, :, 1], R[0, :, 2] = 0.1, 1 / q
+    mdp = MDP(P, R, 0.9, start=0, terminal=np.array([False, True, True]) == [True, True, True])
+    for seed in range(5):
+        check = crosscheck(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=50_000, horizon=1, rng=seed)
+        assert check.verdict == "undecided"
+
+
+def test_an_action_too_rare_to_be_taken_is_no_disagreement():
+    mdp = problems.bandit([1.0, 5000.0])
+    policy = SoftmaxPolicy([[16.0, 0.0]] * 2)
+    for seed in range(5):
+        assert crosscheck(mdp, policy, RewardToGo(), n=50_000, horizon=1, rng=seed).verdict == "undecided"
+
+
+def test_what_cannot_vary_is_settled():
+    one_action = MDP(np.ones((1, 1, 1)), [3.0], 0.5)
+    check = crosscheck(one_action, SoftmaxPolicy.uniform(one_action), RewardToGo(), n=10, horizon=4, rng=0)
+    assert check.agrees
+    assert check.settled.all()
+    assert check.p_value == 1
+    assert check.detectable_bias == 0
+
+
+def test_the_report_says_what_was_found():
+    check = check_lake(n=200_000)
+    text = str(check)
+    assert text.startswith("agrees: p = ")
+    assert f"{check.judged.sum()} judged" in text
+    assert f"{check.left_out} left out as too rare" in text
+    assert f"worst |z| {np.abs(check.z).max():.3g}" in text
+    assert check.require_agreement() is check
+    assert check.estimate.n == 200_000
+
+
+def test_z_is_what_it_says_where_judged():
+    check = check_lake(n=200_000)
+    z = (check.estimate.mean - check.exact) / np.where(check.judged, check.estimate.standard_error, 1)
+    assert np.array_equal(check.z.mask, ~check.judged)
+    assert np.array_equal(check.z[check.judged], z[check.judged])
+
+
+def test_a_sparse_model_larger_than_the_pools_is_judged_through_them(monkeypatch):
+    mdp = problems.garnet(500, 4, 3, rng=0, sparse=True)
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    options = {"n": 200_000, "horizon": 20, "rng": 0, "false_alarm": ALPHA}
+    assert crosscheck(mdp, policy, RewardToGo(), **options).agrees
+    sampled_from(monkeypatch, mdp=mdp.discounted(0.8))
+    assert crosscheck(mdp, policy, RewardToGo(), **options).verdict == "disagrees"
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(InvalidArgument, match=r"false_alarm must be a number in \[0, 1\] but is 2"):
+        crosscheck(LAKE, UNIFORM, RewardToGo(), n=10, horizon=5, rng=0, false_alarm=2)
+    with pytest.raises(InvalidArgument, match="n must be a positive integer but is 0"):
+        crosscheck(LAKE, UNIFORM, RewardToGo(), n=0, horizon=5, rng=0)
+    with pytest.raises(SolveError, match="recurrent class"):
+        crosscheck(problems.chain().discounted(1.0), SoftmaxPolicy.uniform(problems.chain()), RewardToGo(), n=9,
+                   horizon="geometric", rng=0)  # fmt: skip
