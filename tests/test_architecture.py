@@ -32,8 +32,10 @@ LAYERS = (
     ("problems",),
     ("planning", "learning", "batch"),
     ("theory",),
+    ("progress", "resolve", "documents"),
     ("report", "plot"),
-    ("", "cli", "__main__", "testing"),
+    ("cli",),
+    ("", "__main__", "testing"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 FILES = sorted(path for path in ROOT.rglob("*.py"))
