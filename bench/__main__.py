@@ -1,0 +1,37 @@
+"""`python -m bench [--json FILE]`: run every case, print a table, and keep the figures."""
+
+import argparse
+import json
+from pathlib import Path
+
+from bench.cases import gradient_cases, sampling_cases, start_up
+from bench.harness import machine, measured
+
+
+def main() -> None:
+    """Run the cases; correctness is checked before anything is timed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    path = parser.parse_args().json
+    results = [measured(case) for case in gradient_cases() + sampling_cases()] + [start_up()]
+    for result in results:
+        print(f"\n{result['case']}, median of {result['repeats']}")
+        for name, seconds in result["warm"].items():
+            first = result["first"].get(name)
+            print(f"  {name:20} {_time(seconds):>10}" + (f"   first call {_time(first)}" if first else ""))
+    if path:
+        path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds:.2f} s"
+        if seconds >= 1
+        else f"{seconds * 1e3:.2f} ms"
+        if seconds >= 1e-3
+        else f"{seconds * 1e6:.1f} µs"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""What README prints is what the program prints; its Python is run as a doctest."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_command_line_prints_what_readme_shows():
+    shown = re.search(r"```text\n\$ fastpg (.*)\n((?:.*\n)*?)```", README)
+    command = [sys.executable, "-m", "fastpg", *shlex.split(shown[1])]
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}, check=True)
+
+    def without_speed(text):
+        return re.sub(r" +\d[\d.]*[kMG]?(?= +[\d.]+ +[\d.e-]+ +[\d.]+ \(\d+%\))", " SPEED", text).strip()
+
+    assert "SPEED" in without_speed(shown[2])
+    assert without_speed(run.stdout) == without_speed(shown[2])
+
+
+def test_the_main_command_of_readme_is_the_one_it_shows():
+    first, second = re.findall(r"```sh\n(.*)\n```", README)
+    assert first.endswith("fastpg crosscheck frozen-lake-8x8")
+    assert second.endswith("pytest")
+    assert "$ fastpg crosscheck frozen-lake-8x8" in README
