@@ -120,6 +120,15 @@ def test_a_model_without_terminal_states_is_refused_at_discount_1():
     assert isinstance(caught.value, ArithmeticError)
 
 
+def test_the_error_names_neither_transient_nor_terminal_states():
+    P = np.zeros((4, 1, 4))
+    P[0, 0, [1, 2]] = 0.5  # transient, as is 2
+    P[2, 0, 3] = P[3, 0, 3] = 1
+    mdp = MDP(P, [1.0, 0.0, 1.0, 1.0], 1, start=0, terminal=[0, 1, 0, 0])
+    with pytest.raises(SolveError, match="state 3 belongs to a recurrent class of 1 state"):
+        evaluate(mdp, SoftmaxPolicy.uniform(mdp))
+
+
 def test_probabilities_that_underflow_make_ending_impossible():
     mdp = MDP([[[0, 1], [1, 0]], [[0, 0], [0, 0]]], [1.0, 0.0], 1, terminal=[False, True])
     with pytest.raises(SolveError, match="state 0 belongs to a recurrent class of 1 state"):

@@ -134,9 +134,10 @@ def test_rewards_of_impossible_transitions_out_of_terminal_states_are_ignored():
     assert_within(dense_reward(mdp)[1], np.zeros((2, 2)), 0)
 
 
-def test_rows_within_the_tolerance_are_normalised():
-    mdp = MDP(P * (1 + 5e-10), R, 0.9)
-    assert_within(mdp.transition, P, np.finfo(float).eps)
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_rows_within_the_tolerance_are_normalised(storage):
+    mdp = build({"transition": P * (1 + 5e-10)}, storage)
+    assert_within(dense_transition(mdp), P, np.finfo(float).eps)
 
 
 def test_start_is_uniform_over_the_states_that_go_on():

@@ -83,5 +83,7 @@ def test_a_seed_gives_one_key_and_a_generator_is_advanced():
 
 @pytest.mark.parametrize("bad", [-1, 1.5, None, True, "seed"])
 def test_other_seeds_are_refused(bad):
-    with pytest.raises(InvalidArgument, match=r"rng must be a non-negative int seed or a numpy\.random\.Generator but is"):
+    with pytest.raises(
+        InvalidArgument, match=r"rng must be a non-negative int seed or a numpy\.random\.Generator but is"
+    ):
         philox_key(bad)

@@ -47,7 +47,7 @@ def past_moments(offset, successor, probability, credit, discount, survival, who
 def visit_moments(
     offset, successor, action, probability, pi, signal, baseline, decay, survival, discount, past, h, second, fourth
 ):
-    """second and fourth[s,a] += E [(w_t score(a_t|s)[a])^p; s_t = s], w_t = G + discount (signal + decay H) - baseline"""
+    """second, fourth[s,a] += E [(w score(a_t|s)[a])^p; s_t = s], p = 2, 4; w = G + discount (signal + decay H) - b"""
     S, A = pi.shape
     ahead = np.empty((A, 5))
     for s in range(S):

@@ -83,7 +83,8 @@ def mdps(
 
     weight = draw(st_numpy.arrays(float, shape, elements=st.sampled_from(WEIGHTS), fill=st.just(0.0)))
     # Each row has one sure successor; at discount 1 a lower state, so that all ways lead to terminal state 0.
-    sure = draw(st_numpy.arrays(int, (S, A), elements=st.integers(0, S - 1), fill=st.just(0)), label="sure successor")
+    # A fill would send nearly all rows to one state, so each is drawn.
+    sure = draw(st_numpy.arrays(int, (S, A), elements=st.integers(0, S - 1), fill=st.nothing()), label="successor")
     if gamma == 1:
         sure = np.minimum(sure, np.maximum(np.arange(S) - 1, 0)[:, None])
     weight[np.arange(S)[:, None], np.arange(A), sure] += 1.0
