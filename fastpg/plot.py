@@ -170,29 +170,24 @@ def _values(figure: Figure, panel: Axes, grid: "Grid", evaluation: "Exact", hidd
     for a, (down, right) in enumerate(grid.moves):
         size = 0.44 * pi[:, a] / longest
         seen = size > 0.02
-        panel.quiver(
-            column[seen],
-            row[seen],
-            (right * size)[seen],
-            (down * size)[seen],
-            angles="xy",
-            scale_units="xy",
-            scale=1,
-            units="xy",
-            width=0.028,
-            headwidth=3.6,
-            headlength=3.6,
-            headaxislength=3.3,
-            minlength=0,
-            color=INK,
-            zorder=4,
-        )
+        _arrows(panel, column[seen], row[seen], (right * size)[seen], (down * size)[seen])
     panel.set_title("value V(s) as colour, policy as arrows (length: probability)", fontsize=TITLE)
     _colour_bar(figure, panel, image, "V, in units of reward" + ", logarithmic" * steep)
 
 
+def _arrows(panel: Axes, x: Any, y: Any, right: FloatArray, down: FloatArray) -> None:
+    """Arrows from the cells (x, y), in units of cells."""
+    head = {"headwidth": 3.6, "headlength": 3.6, "headaxislength": 3.3, "minlength": 0}
+    size = {"angles": "xy", "scale_units": "xy", "scale": 1, "units": "xy", "width": 0.028}
+    panel.quiver(x, y, right, down, color=INK, zorder=4, **size, **head)
+
+
 def _gradient(figure: Figure, panel: Axes, grid: "Grid", evaluation: "Exact", hidden: BoolArray) -> None:
-    """dJ/dlogits as the colours of four triangles a cell, each on the side that its action moves to."""
+    """dJ/dlogits as the colours of four triangles a cell, each on the side that its action moves to.
+
+    The arrow of a cell is the sum of its actions' moves weighted by the gradient; its length is the square root of
+    that of the sum, so that small ones are seen.
+    """
     from matplotlib.collections import PolyCollection
 
     gradient = evaluation.logit_gradient
@@ -208,7 +203,13 @@ def _gradient(figure: Figure, panel: Axes, grid: "Grid", evaluation: "Exact", hi
     triangles = PolyCollection(corners, array=colours, cmap="RdBu", edgecolors="white", linewidths=0.4, zorder=1)
     triangles.set_clim(-largest, largest)
     panel.add_collection(triangles)
-    panel.set_title("gradient dJ/dθ(s, a): the triangle towards which a moves", fontsize=TITLE)
+    push = np.where(hidden[:, None], 0.0, gradient) @ np.array(grid.moves, dtype=np.float64)
+    length = np.hypot(*push.T)
+    seen = np.flatnonzero(length > 1e-4 * length.max(initial=0.0))
+    push = 0.44 * push[seen] / np.sqrt(length[seen] * length.max(initial=0.0))[:, None]
+    row, column = np.divmod(seen, grid.columns)
+    _arrows(panel, column, row, push[:, 1], push[:, 0])
+    panel.set_title("gradient: dJ/dθ(s, a) as colour, its pull as arrows", fontsize=TITLE)
     _colour_bar(figure, panel, triangles, "dJ/dθ, in units of reward")
 
 
