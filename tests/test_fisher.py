@@ -191,12 +191,10 @@ def test_natural_gradient_of_the_softmax_is_the_pseudoinverse_times_the_gradient
     assert not step[F.weight == 0].any()
     assert not step[policy.probabilities == 0].any()
     smallest = np.where(policy.probabilities > 0, policy.probabilities, 1).min()
-    with np.errstate(over="ignore", divide="ignore"):
-        weight = np.where(F.weight > 0, F.weight, np.inf)[:, None]
-    # The gradient's own rounding, divided by the smallest eigenvalue of the block.
-    bound = 8 * rounding(mdp, policy, resolvents=2) / (scale * weight * smallest**2)
-    solved = F.pinv_solve(policy_gradient(ev))
-    assert_within(np.where(weight > 1e-9, solved - step, 0), np.zeros(step.shape), bound)
+    # The gradient's own rounding is divided by the smallest eigenvalue of the block, so rare states are left out.
+    seen = F.weight > 1e-9
+    bound = 8 * rounding(mdp, policy, resolvents=2) / (scale * F.weight[seen, None] * smallest**2)
+    assert_within(F.pinv_solve(policy_gradient(ev))[seen], step[seen], bound)
 
 
 @given(st.data())
