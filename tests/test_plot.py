@@ -61,7 +61,8 @@ def test_colours_of_the_cells_are_the_values(tmp_path):
 def test_triangles_show_the_gradient_on_the_side_that_the_action_moves_to(tmp_path):
     case, evaluation = evaluated("cliff-walking")
     figure = drawn(draw_evaluation(case, evaluation), tmp_path)
-    (triangles,) = axes_titled(figure, "gradient").findobj(matplotlib.collections.PolyCollection)
+    polygons = axes_titled(figure, "gradient").findobj(matplotlib.collections.PolyCollection)
+    (triangles,) = [shape for shape in polygons if not isinstance(shape, matplotlib.quiver.Quiver)]
     gradient = evaluation.logit_gradient
     visited = evaluation.occupancy > 0
     np.testing.assert_array_equal(triangles.get_array(), gradient[visited].ravel())
@@ -70,6 +71,17 @@ def test_triangles_show_the_gradient_on_the_side_that_the_action_moves_to(tmp_pa
         right, down = 2 * (np.mean(side, axis=0) - (x, y))
         action = case.grid.moves.index((round(down), round(right)))
         assert gradient[int(y) * 12 + int(x), action] == colour
+
+
+def test_arrows_show_the_pull_of_the_gradient(tmp_path):
+    case, evaluation = evaluated("cliff-walking")
+    figure = drawn(draw_evaluation(case, evaluation), tmp_path)
+    (arrows,) = axes_titled(figure, "gradient").findobj(matplotlib.quiver.Quiver)
+    moves = np.array(case.grid.moves)[:, ::-1]
+    for x, y, right, down in zip(arrows.X, arrows.Y, arrows.U, arrows.V, strict=True):
+        pull = evaluation.logit_gradient[int(y) * 12 + int(x)] @ moves
+        assert np.allclose(np.array([right, down]) / np.hypot(right, down), pull / np.hypot(*pull))
+    assert np.hypot(arrows.U, arrows.V).max() == pytest.approx(0.44)
 
 
 def test_arrows_are_as_long_as_the_policy_says(tmp_path):
