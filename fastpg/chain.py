@@ -88,13 +88,14 @@ def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
 
 def _reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:
     """States that a path of stored edges leads to from a seed, seeds included."""
-    found = seeds.copy()
-    frontier = np.flatnonzero(seeds)
-    while frontier.size:
-        successors = np.unique(edges[frontier].indices)
-        frontier = successors[~found[successors]]
-        found[frontier] = True
-    return found
+    from scipy.sparse.csgraph import breadth_first_order
+
+    # One more node leads to every seed, so that a single search serves them all.
+    from_seeds = sparse.csr_array(seeds[None, :].astype(np.float64))
+    graph = sparse.block_array([[edges, None], [from_seeds, sparse.csr_array((1, 1))]], format="csr")
+    found = np.zeros(seeds.size + 1, bool)
+    found[breadth_first_order(graph, seeds.size, return_predecessors=False)] = True
+    return found[:-1]
 
 
 def _never_certain_to_end(P: Transition, mdp: MDP) -> BoolArray:

@@ -7,7 +7,7 @@ from typing import overload
 import numpy as np
 
 from fastpg.chain import Chain, induced_chain, next_value, with_state_value
-from fastpg.errors import SolveError
+from fastpg.errors import InvalidArgument, SolveError
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP
@@ -136,6 +136,8 @@ def evaluate(
     """
     policy = fitted(policy, mdp)
     if horizon is not None:
+        if solver is not None:
+            raise InvalidArgument(f"a finite horizon needs no solver but {solver} was given with horizon={horizon}")
         return FiniteHorizonEvaluation(mdp, policy, positive_integer("horizon", horizon))
     chain = induced_chain(mdp, policy)
     solver = choose(chain) if solver is None else solver

@@ -133,3 +133,11 @@ def test_probabilities_that_underflow_make_ending_impossible():
     mdp = MDP([[[0, 1], [1, 0]], [[0, 0], [0, 0]]], [1.0, 0.0], 1, terminal=[False, True])
     with pytest.raises(SolveError, match="state 0 belongs to a recurrent class of 1 state"):
         evaluate(mdp, SoftmaxPolicy([[-800.0, 0.0], [0.0, 0.0]]))
+
+
+def test_a_long_line_ends_at_its_end():
+    S = 100_000
+    states = np.arange(S - 1)
+    P = sparse.csr_array((np.ones(S - 1), (states, states + 1)), shape=(S, S))
+    line = MDP(P, np.append(-np.ones(S - 1), 0.0), 1.0, start=0, terminal=np.arange(S) == S - 1)
+    assert evaluate(line, SoftmaxPolicy.uniform(line)).expected_return == 1 - S

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastpg import MDP, SolveError, evaluate, finite_horizon, uniform
+from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, finite_horizon, problems, uniform
+from fastpg.solvers import LU
 from fastpg.testing.assertions import assert_within, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_reward
 from fastpg.testing.oracles import enumerate_trajectories, enumerated_gradient, enumerated_return
@@ -129,3 +130,9 @@ def test_a_process_that_never_ends_has_a_finite_horizon_at_discount_1():
     assert evaluate(mdp, uniform(mdp), horizon=7).expected_return == 14
     with pytest.raises(SolveError, match="a finite horizon"):
         evaluate(mdp, uniform(mdp))
+
+
+def test_a_solver_for_a_finite_horizon_is_refused():
+    mdp = problems.two_state()
+    with pytest.raises(InvalidArgument, match=r"a finite horizon needs no solver but LU\(\) was given with horizon=3"):
+        evaluate(mdp, SoftmaxPolicy.uniform(mdp), horizon=3, solver=LU())
