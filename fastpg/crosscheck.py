@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastpg.errors import Disagreement
+from fastpg.errors import Disagreement, InvalidArgument
 from fastpg.evaluation import evaluate
 from fastpg.model import MDP
 from fastpg.policy import Policy
@@ -138,7 +138,8 @@ def crosscheck(
     Source of the test: Hotelling (1931); Anderson (2003), section 5.2.
     """
     n = positive_integer("n", n)
-    real_between("false_alarm", false_alarm, 0.0, 1.0)
+    if not 0.0 < real_between("false_alarm", false_alarm, 0.0, 1.0) < 1.0:
+        raise InvalidArgument(f"false_alarm must lie between 0 and 1 but is {false_alarm!r}")
     evaluation = evaluate(mdp, policy) if horizon == "geometric" else evaluate(mdp, policy, horizon=horizon)
     expected = expected_contributions(mdp, policy, estimator, n=n, horizon=horizon)
     estimate = estimate_gradient(

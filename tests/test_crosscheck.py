@@ -247,6 +247,8 @@ def test_a_sparse_model_larger_than_the_pools_is_judged_through_them(monkeypatch
 def test_bad_arguments_are_named():
     with pytest.raises(InvalidArgument, match=r"false_alarm must be a number in \[0, 1\] but is 2"):
         crosscheck(LAKE, UNIFORM, RewardToGo(), n=10, horizon=5, rng=0, false_alarm=2)
+    with pytest.raises(InvalidArgument, match="false_alarm must lie between 0 and 1 but is 0"):
+        crosscheck(LAKE, UNIFORM, RewardToGo(), n=10, horizon=5, rng=0, false_alarm=0)
     with pytest.raises(InvalidArgument, match="n must be a positive integer but is 0"):
         crosscheck(LAKE, UNIFORM, RewardToGo(), n=0, horizon=5, rng=0)
     with pytest.raises(SolveError, match="recurrent class"):

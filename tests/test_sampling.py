@@ -245,6 +245,7 @@ BAD = [
     ({"n": 1.5}, InvalidArgument, "n must be a positive integer but is 1.5"),
     ({"horizon": 0}, InvalidArgument, "horizon must be a positive integer but is 0"),
     ({"horizon": "forever"}, InvalidArgument, "horizon must be a positive number of steps or 'geometric'"),
+    ({"threads": 0}, InvalidArgument, "threads must be a positive integer but is 0"),
     ({"rng": -3}, InvalidArgument, "rng must be a non-negative int seed"),
     ({"policy": SoftmaxPolicy([[0.0]])}, InvalidPolicy, "policy must have shape (16, 4) to fit the MDP"),
 ]

@@ -93,7 +93,9 @@ def estimate_gradient(
     pi = policy.probabilities
     pool, sign = hashed(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling
     B = min(n, BLOCKS)
-    edges = frozen(np.arange(B + 1, dtype=np.int64) * n // B)
+    # floor(b n / B) for b = 0..B, in two parts that cannot overflow.
+    b = np.arange(B + 1, dtype=np.int64)
+    edges = frozen(b * (n // B) + b * (n % B) // B)
     blocks = np.zeros((B, max(int(pool.max()) + 1, 1)))
 
     def work(piece: slice, stop: StopFlag) -> tuple[FloatArray, int, int]:

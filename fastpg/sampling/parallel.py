@@ -9,6 +9,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from fastpg.validation import positive_integer
+
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 StopFlag = npt.NDArray[np.bool_]
@@ -23,7 +25,7 @@ def in_order(
     interrupted. `threads` defaults to NUMBA_NUM_THREADS, which defaults to the number of cores.
     """
     stop = np.zeros(1, bool)
-    threads = numba.config.NUMBA_NUM_THREADS if threads is None else threads
+    threads = numba.config.NUMBA_NUM_THREADS if threads is None else positive_integer("threads", threads)
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="fastpg") as pool:
         try:
