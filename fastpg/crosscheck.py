@@ -11,13 +11,16 @@ from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.rng import RNG
 from fastpg.sampling.contributions import Contributions, expected_contributions
-from fastpg.sampling.estimate import POOLS, GradientEstimate, estimate_gradient, hashed
+from fastpg.sampling.estimate import BLOCKS, GradientEstimate, Pooling, estimate_gradient, pooled
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer, real_between
 
 # A mean of this many contributions is near enough to normal; calibrated on FrozenLake, see tests/test_calibration.py.
 MIN_CONTRIBUTIONS = 100
+# More directions than this allows would make the joint test reject too often.
+CONTRIBUTIONS_A_DIRECTION = 40
+BLOCKS_A_DIRECTION = 16
 # An entry to which so many distinct trajectories should have contributed is seen, but for a chance of exp(-100).
 SURELY_SEEN = 100
 POWER = 0.9
@@ -34,15 +37,17 @@ class CrossCheck:
     `estimate`                    the `GradientEstimate`
     `z`                   (S, A)  (estimate - exact) / standard error; masked where not `judged`
     `judged`              (S, A)  entries that rest on at least 100 contributions, by the model and in the sample
-    `settled`             (S, A)  entries that are always 0, and were
-    `contradicted`        (S, A)  entries that must be 0 and were not, or must have been seen and were not
+    `settled`             (S, A)  entries that cannot vary, mostly 0 for certain, and had their value
+    `contradicted`        (S, A)  entries that cannot vary and had another value, or that must have been seen and were
+                                  not
     `rank`                int     degrees of freedom of the test: independent directions among the judged entries
     `p_value`             float   Hotelling's test of the judged entries together; 0 where an entry is contradicted,
                                   nan where nothing could be judged
     `false_alarm`         float   the probability of `disagrees` for an unbiased sampler
     `detectable_bias`     float   every bias of at least this Euclidean length makes the verdict `disagrees` with
                                   probability 0.9 or more; taken over the judged entries but one for each state,
-                                  which follows from the others
+                                  which follows from the others. Where they outnumber what n can tell apart
+                                  (`rank`) they share pools, and it holds for a bias of random direction
     ====================  ======  ==============================================================================
 
     `left_out` counts the entries that are too rare for a normal approximation; they are not judged.
@@ -93,7 +98,7 @@ class CrossCheck:
         size = float(np.linalg.norm(self.exact))
         share = f" ({self.detectable_bias / size:.2g} of its length)" if size > 0 else ""
         counts = f"{np.count_nonzero(self.judged)} judged, "
-        counts += f"{np.count_nonzero(self.settled)} always 0, {self.left_out} left out as too rare"
+        counts += f"{np.count_nonzero(self.settled)} cannot vary, {self.left_out} left out as too rare"
         lines = [
             f"{self.verdict}: p = {self.p_value:.3g} on {self.rank} degrees of freedom, false-alarm rate "
             f"{self.false_alarm:g}",
@@ -151,35 +156,39 @@ def crosscheck(
         rng=rng,
         threads=threads,
         progress=progress,
-        pooling=hashed(tested(expected), POOLS),
+        pooling=directions(expected),
     )
     return judge(evaluation.logit_gradient, estimate, expected, horizon=horizon, false_alarm=false_alarm)
 
 
-def tested(expected: Contributions) -> BoolArray:
-    """The entries of the joint test: those with enough expected contributions, but the most common of each state.
+def directions(expected: Contributions) -> Pooling:
+    """What is tested together: the entries with enough expected contributions, but the most common of each state.
 
     Each row of a gradient sums to 0. Where all actions of a state are common the last follows from the others; where
     some are rare the sum of the common ones is theirs, as rare as they are, and does not belong into the test.
+    Hotelling's test needs many contributions for each direction, so that many entries share pools, scaled alike.
     """
     total = expected.total
     most = np.arange(total.shape[1]) == total.argmax(axis=1)[:, None]
-    return (total >= MIN_CONTRIBUTIONS) & ~most
+    tested = (total >= MIN_CONTRIBUTIONS) & ~most
+    affordable = np.median(total[tested]) / CONTRIBUTIONS_A_DIRECTION if tested.any() else 1
+    blocks = min(expected.n, BLOCKS)
+    return pooled(tested, max(1, int(min(affordable, blocks / BLOCKS_A_DIRECTION))), np.sqrt(expected.second))
 
 
 def judge(
     exact: FloatArray, estimate: GradientEstimate, expected: Contributions, *, horizon: Horizon, false_alarm: float
 ) -> CrossCheck:
-    """The verdict on an estimate whose `blocks` keep the entries of `tested(expected)`."""
+    """The verdict on an estimate that was pooled into `directions(expected)`."""
     seen = (estimate.mean != 0) | (estimate.standard_error > 0)
-    impossible = expected.total == 0
+    constant = expected.total == 0
     equal = np.abs(estimate.mean - exact) <= expected.resolution
-    contradicted = (impossible & ~equal) | (~seen & ~equal & (expected.distinct >= SURELY_SEEN))
+    contradicted = (constant & ~equal) | (~seen & ~equal & (expected.distinct >= SURELY_SEEN))
     judged = (expected.total >= MIN_CONTRIBUTIONS) & (estimate.contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
     error = np.where(judged, estimate.standard_error, 1.0)
     z = np.ma.masked_array(np.where(judged, (estimate.mean - exact) / error, 0.0), mask=~judged)
     test = _hotelling(estimate, exact, false_alarm) if estimate.n > 1 else None
-    settled = impossible & equal
+    settled = constant & equal
     nothing_open = bool((settled | contradicted).all())
     p_value = 0.0 if contradicted.any() else test.p_value if test else 1.0 if nothing_open else float("nan")
     return CrossCheck(
@@ -209,9 +218,9 @@ def _hotelling(estimate: GradientEstimate, exact: FloatArray, false_alarm: float
     from scipy.special import fdtrc
 
     B, columns = estimate.blocks.shape
-    pool, sign = estimate.pooling
+    pool, weight = estimate.pooling
     kept = pool >= 0
-    difference = np.bincount(pool[kept], (sign * (estimate.mean - exact))[kept], minlength=columns)
+    difference = np.bincount(pool[kept], (weight * (estimate.mean - exact))[kept], minlength=columns)
     root = np.sqrt(estimate.block_sizes)[:, None]
     centred = estimate.blocks - root * ((root * estimate.blocks).sum(axis=0) / estimate.n)
     variance = (centred**2).mean(axis=0)
@@ -224,16 +233,16 @@ def _hotelling(estimate: GradientEstimate, exact: FloatArray, false_alarm: float
     size, direction = np.linalg.eigh(covariance / np.outer(scale, scale))
     along = direction.T @ (difference[usable] / scale)
     free = size > NO_VARIANCE * size[-1]
-    freedom = B - 1
-    # Where contributions are few for so many directions, the leading ones alone are tested.
-    few = np.median(B / np.maximum(excess[usable], 1.0)) / 5
-    rank = max(1, min(int(free.sum()), freedom // 4, int(few)))
-    below = freedom - rank + 1
-    t_squared = float(np.sum(along[-rank:] ** 2 / size[-rank:]))
+    rank = int(free.sum())
+    below = B - rank
+    t_squared = float(np.sum(along[free] ** 2 / size[free]))
+    # A bias of length 1 in a random direction has this mean square length in the pools; exactly so if unpooled.
+    share = float(np.mean(weight[kept] ** 2))
+    largest = float(np.linalg.eigvalsh(covariance)[-1])
     return _Test(
         rank,
-        float(fdtrc(rank, below, t_squared * below / (freedom * rank))),
-        float(np.sqrt(_noncentrality(rank, below, false_alarm) * np.linalg.eigvalsh(covariance)[-1])),
+        float(fdtrc(rank, below, t_squared * below / ((B - 1) * rank))),
+        float(np.sqrt(_noncentrality(rank, below, false_alarm) * largest / share)),
     )
 
 

@@ -12,17 +12,22 @@ from fastpg.testing.strategies import mdp_and_policy
 
 
 def enumerated(mdp, policy, estimator, n, horizon):
-    """n M_2^2 / M_4 summed over steps and at its largest step, from every trajectory."""
+    """n M_2^2 / M_4 of sums over steps and at its largest step, and sum M_2, from every trajectory."""
     pi, gamma = policy.probabilities, mdp.discount
     b = np.broadcast_to(0.0 if estimator.baseline is None else estimator.baseline, mdp.n_states)
-    moments = np.zeros((2, horizon, *pi.shape))
+    probabilities, added = [], []
     for path in enumerate_trajectories(mdp, policy, horizon):
         r = [gamma**t * x for t, x in enumerate(path.rewards)]
+        y = np.zeros((horizon, *pi.shape))
         for t, (s, a) in enumerate(zip(path.states, path.actions, strict=False)):
             whole = isinstance(estimator, TotalReturn)
             weight = sum(r) - b[s] if whole else sum(r[t:]) - gamma**t * b[s]
-            x = weight * (np.eye(pi.shape[1])[a] - pi[s])
-            moments[:, t, s] += path.probability * np.array([x**2, x**4])
+            y[t, s] = weight * (np.eye(pi.shape[1])[a] - pi[s])
+        probabilities.append(path.probability)
+        added.append(y)
+    p, y = np.array(probabilities)[:, None, None, None], np.array(added)
+    deviation = y - (p * y).sum(axis=0)
+    moments = np.array([(p * deviation**2).sum(axis=0), (p * deviation**4).sum(axis=0)])
     with np.errstate(invalid="ignore", divide="ignore"):
         total = np.nan_to_num(n * moments[0].sum(axis=0) ** 2 / moments[1].sum(axis=0))
         return total, np.nan_to_num(n * moments[0] ** 2 / moments[1]).max(axis=0), moments[0].sum(axis=0)

@@ -230,7 +230,8 @@ def test_more_entries_than_pools_share_signed_ones():
     policy = SoftmaxPolicy.random(mdp, rng=1)
     estimate = estimate_gradient(mdp, policy, RewardToGo(), n=5_000, horizon=10, rng=0)
     assert estimate.blocks.shape == (4096, 1024)
-    pooled = np.bincount(estimate.pool.ravel(), (estimate.sign * estimate.mean).ravel(), minlength=1024)
+    pool, weight = estimate.pooling
+    pooled = np.bincount(pool.ravel(), (weight * estimate.mean).ravel(), minlength=1024)
     root = np.sqrt(estimate.block_sizes)[:, None]
     assert np.allclose((root * estimate.blocks).sum(axis=0) / 5_000, pooled, rtol=0, atol=1e-15)
 

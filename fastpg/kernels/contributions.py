@@ -7,6 +7,8 @@ import numpy as np
 
 from fastpg.kernels import kernel
 
+# Raw moments are known to about this share of themselves.
+ROUNDING = 1e-14
 BINOMIAL = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 2, 1, 0, 0], [1, 3, 3, 1, 0], [1, 4, 6, 4, 1]], np.float64)
 
 
@@ -44,12 +46,30 @@ def past_moments(offset, successor, probability, credit, discount, survival, who
 
 
 @kernel
+def central(moments, out):
+    """out = mass, mean and the second to fourth central moments, from mass and raw moments times mass; 0 if rounding"""
+    mass = moments[0]
+    out[:] = 0.0
+    out[0] = mass
+    if mass > 0.0:
+        mean, second, third, fourth = moments[1] / mass, moments[2] / mass, moments[3] / mass, moments[4] / mass
+        out[1] = mean
+        if second - mean**2 > ROUNDING * second:
+            out[2] = second - mean**2
+            out[3] = third - 3.0 * mean * second + 2.0 * mean**3
+            out[4] = max(fourth - 4.0 * mean * third + 6.0 * mean**2 * second - 3.0 * mean**4, out[2] ** 2)
+
+
+@kernel
 def visit_moments(
     offset, successor, action, probability, pi, signal, baseline, decay, survival, discount, past, h, second, fourth
 ):
-    """second, fourth[s,a] += E [(w score(a_t|s)[a])^p; s_t = s], p = 2, 4; w = G + discount (signal + decay H) - b"""
+    """second, fourth[s,a] += E (y - E y)^p for p = 2, 4, with y = [s_t = s] w score(a_t|s)[a]
+
+    and w = G + discount (signal + decay H) - baseline(s). Given the action b, y is u w with u = [a = b] - pi(a|s).
+    """
     S, A = pi.shape
-    ahead = np.empty((A, 5))
+    ahead, raw, weight = np.empty((A, 5)), np.empty(5), np.empty((A, 5))
     for s in range(S):
         if past[0, s] == 0.0 or offset[s] == offset[s + 1]:
             continue
@@ -58,14 +78,27 @@ def visit_moments(
             x = discount * signal[k] - baseline[s]
             for j in range(5):
                 ahead[action[k], j] += probability[k] * shifted_power(j, x, discount * decay, survival, h, successor[k])
-        for p in (4, 2):  # the fourth reads the lower powers that the second overwrites
-            total = 0.0
-            for a in range(A):
-                moment = 0.0
+        for b in range(A):
+            for p in range(5):
+                raw[p] = 0.0
                 for i in range(p + 1):
-                    moment += BINOMIAL[p, i] * past[i, s] * ahead[a, p - i]
-                ahead[a, p] = moment
-                total += moment
-            out = second if p == 2 else fourth
-            for a in range(A):
-                out[s, a] += (1.0 - pi[s, a]) ** p * ahead[a, p] + pi[s, a] ** p * (total - ahead[a, p])
+                    raw[p] += BINOMIAL[p, i] * past[i, s] * ahead[b, p - i]
+            central(raw, weight[b])
+        for a in range(A):
+            mean = 0.0
+            for b in range(A):
+                mean += weight[b, 0] * ((1.0 if a == b else 0.0) - pi[s, a]) * weight[b, 1]
+            absent = max(1.0 - past[0, s], 0.0)
+            second[s, a] += absent * mean**2
+            fourth[s, a] += absent * mean**4
+            for b in range(A):
+                u = (1.0 if a == b else 0.0) - pi[s, a]
+                mass, shift, c2, c3, c4 = (
+                    weight[b, 0],
+                    u * weight[b, 1] - mean,
+                    weight[b, 2],
+                    weight[b, 3],
+                    weight[b, 4],
+                )
+                second[s, a] += mass * (u**2 * c2 + shift**2)
+                fourth[s, a] += mass * (u**4 * c4 + 4.0 * u**3 * c3 * shift + 6.0 * u**2 * c2 * shift**2 + shift**4)

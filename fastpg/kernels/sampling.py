@@ -140,14 +140,14 @@ def trajectories(
 @kernel
 def gradient_sums(
     key, edges, horizon, powers, offset, threshold, alias, successor, action, pi,
-    credit, signal, baseline, discounts, decay, whole, pool, sign, stop, power_sums, blocks,
+    credit, signal, baseline, discounts, decay, whole, pool, share, stop, power_sums, blocks,
 ):  # fmt: skip
     """Sums over blocks of trajectories of X = sum_t w_t score(a_t|s_t); block b holds edges[b] .. edges[b+1]-1.
 
     H_t = credit_t + decay H_{t+1};  w_t = discount^t (signal_t + decay H_{t+1} - baseline(s_t)), or, where `whole`,
     w_t = sum_j discount^j credit_j - baseline(s_t).
     power_sums[p] gains the p-th moments of a block sum Y over its m trajectories, scaled to the size of one
-    trajectory's: Y, Y^2/m, Y^3/m, Y^4/m^2; blocks[b] the pooled, signed Y/sqrt(m). Returns the number of steps.
+    trajectory's: Y, Y^2/m, Y^3/m, Y^4/m^2; blocks[b] the pooled share Y/sqrt(m). Returns the number of steps.
     The score is linear, so a step adds to W[s,a] alone and a block is centred once: Y = W - pi sum_a W.
     """
     S, A = pi.shape
@@ -196,5 +196,5 @@ def gradient_sums(
                 power_sums[2, s, a] += y * y * y / m
                 power_sums[3, s, a] += (y * y / m) * (y * y / m)
                 if pool[s, a] >= 0:
-                    blocks[b, pool[s, a]] += sign[s, a] * y / np.sqrt(m)
+                    blocks[b, pool[s, a]] += share[s, a] * y / np.sqrt(m)
     return steps

@@ -17,19 +17,19 @@ from fastpg.validation import FloatArray, frozen
 
 # A geometric time is followed until fewer than this share of trajectories goes on.
 TAIL = 1e-6
-# A second moment is known to about 1e-15 of a squared return, so smaller weights cannot be told from 0.
+# A second moment is known to about 1e-15 of a squared return, so smaller changes cannot be told from none.
 ROUNDING = 1e-7
 
 
 class Contributions(NamedTuple):
-    """On how many of n trajectories an entry of the estimate rests, each (S, A); 0 where it is always 0.
+    """On how many of n trajectories an entry of the estimate rests, each (S, A); 0 where it cannot vary.
 
-    With M_p(t) = E [(w_t score(a_t|s)[a])^p; s_t = s], the p-th moment of what step t adds to entry (s, a):
+    With M_p(t) the p-th central moment of y_t = [s_t = s] w_t score(a_t|s)[a], what step t adds to entry (s, a):
     `second` and `fourth` are sum_t M_2 and sum_t M_4, in units of a power of the largest reward;
     `total` = n second^2 / fourth counts repeated visits of one trajectory as if they were several;
     `distinct` = max_t n M_2(t)^2 / M_4(t) counts each trajectory at most once, and not all of them.
     An entry that is c on a share q of the trajectories and 0 on the others has n q of both. `resolution` is the
-    size of weight, in units of reward, below which a weight counts as 0, as with an exact baseline.
+    size of change, in units of reward, below which an entry counts as constant, as with an exact baseline.
     """
 
     n: int

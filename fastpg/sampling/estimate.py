@@ -18,16 +18,16 @@ from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
 
 # Block sums of this many runs of trajectories carry the statistics; up to this n a block is one trajectory.
 BLOCKS = 4096
-# Block sums keep every entry of the gradient up to this many; beyond it entries share signed pools.
+# Block sums keep every entry of the gradient up to this many; beyond it entries share pools.
 POOLS = 1024
 PIECES = 64
 
 
 class Pooling(NamedTuple):
-    """The pool (S, A) that an entry is summed into, -1 for none, and its sign (S, A) there."""
+    """The pool (S, A) that an entry is summed into, -1 for none, and its weight (S, A) there."""
 
     pool: IntArray
-    sign: FloatArray
+    weight: FloatArray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,7 +91,7 @@ def estimate_gradient(
     terms = estimator.terms(mdp, table)
     decay = terms.trace * (1.0 if horizon == "geometric" else mdp.discount)
     pi = policy.probabilities
-    pool, sign = hashed(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling
+    pool, weight = pooling = pooled(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling
     B = min(n, BLOCKS)
     # floor(b n / B) for b = 0..B, in two parts that cannot overflow.
     b = np.arange(B + 1, dtype=np.int64)
@@ -104,7 +104,7 @@ def estimate_gradient(
         steps = kernels.gradient_sums(
             key, mine, rule.horizon, rule.powers, table.offset, table.threshold, table.alias, table.successor,
             table.action, pi, terms.credit, terms.signal, terms.baseline, rule.discounts, decay, terms.whole,
-            pool, sign, stop, sums, blocks[piece],
+            pool, weight, stop, sums, blocks[piece],
         )  # fmt: skip
         return sums, steps, int(mine[-1])
 
@@ -118,20 +118,24 @@ def estimate_gradient(
             progress(done)
     mean, standard_error, contributions = _moments(sums, n, B)
     return GradientEstimate(
-        mean, standard_error, contributions, n, steps, frozen(blocks), frozen(np.diff(edges)), Pooling(pool, sign)
+        mean, standard_error, contributions, n, steps, frozen(blocks), frozen(np.diff(edges)), pooling
     )
 
 
-def hashed(kept: BoolArray, pools: int) -> Pooling:
-    """A pool for each entry of `kept`: its own up to `pools` of them, fixed pseudo-random ones with signs beyond."""
+def pooled(kept: BoolArray, most: int, scale: FloatArray | float = 1.0) -> Pooling:
+    """The entries of `kept`, each in a pool of its own where there are at most `most`.
+
+    More are dealt evenly to `most` pools by a fixed shuffle, each divided by its `scale` and with a random sign.
+    """
     entries = int(np.count_nonzero(kept))
-    pool, sign = np.full(kept.shape, -1), np.zeros(kept.shape)
-    if entries <= pools:
-        pool[kept], sign[kept] = np.arange(entries), 1.0
+    pool, weight = np.full(kept.shape, -1), np.zeros(kept.shape)
+    if entries <= most:
+        pool[kept], weight[kept] = np.arange(entries), 1.0
     else:
         fixed = np.random.default_rng(entries)
-        pool[kept], sign[kept] = fixed.integers(0, pools, entries), fixed.choice([-1.0, 1.0], entries)
-    return Pooling(frozen(pool), frozen(sign))
+        pool[kept] = fixed.permutation(entries) % most
+        weight[kept] = fixed.choice([-1.0, 1.0], entries) / np.broadcast_to(scale, kept.shape)[kept]
+    return Pooling(frozen(pool), frozen(weight))
 
 
 def _moments(sums: FloatArray, n: int, B: int) -> tuple[FloatArray, FloatArray, FloatArray]:
