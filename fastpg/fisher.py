@@ -12,7 +12,7 @@ from fastpg.evaluation import Evaluation
 from fastpg.gradient import policy_gradient
 from fastpg.kernels import evaluation as kernels
 from fastpg.policy import DirectPolicy, Policy, SoftmaxPolicy
-from fastpg.validation import FloatArray, frozen, real_between
+from fastpg.validation import FloatArray, float_array, frozen, real_between, require_finite
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -73,13 +73,14 @@ class FisherInformation:
         """F^+ g, the x of least norm among those that minimise |F x - g|; shaped like g, flat or as the parameters.
 
         Closed form for the tabular softmax: with g centred over the actions of positive probability, x = g / (w pi)
-        centred over them again, 0 elsewhere and where w(s) = 0. Other policies use an SVD of the dense matrix.
+        centred over them again, 0 elsewhere and where w(s) = 0. Other policies use an SVD of a square root M of
+        F = M^T M, whose singular values are told from rounding at eps and not, as those of F, at its root.
         """
-        given = np.array(gradient, dtype=np.float64)
+        given = float_array("gradient", gradient, InvalidArgument)
         g = given.reshape(self._shape_of(given))
+        require_finite("gradient", given, InvalidArgument)
         if not isinstance(self.policy, SoftmaxPolicy):
-            x = np.linalg.lstsq(self.to_dense(), g.ravel(), rcond=None)[0]
-            return frozen(x.astype(np.float64).reshape(given.shape))
+            return self._pinv_solve_by_root(g.ravel()).reshape(given.shape)
         pi = self.policy.probabilities
         weight = self.weight[:, None]
         centred = np.empty(g.shape)
@@ -92,6 +93,30 @@ class FisherInformation:
             s = int(np.argwhere(~np.isfinite(ratio))[0, 0])
             raise SolveError(f"F^+ g overflows float64 in state {s}, whose weight in F is {float(self.weight[s])!r}")
         return _centred(self.policy, ratio, self.weight).reshape(given.shape)
+
+    def _root(self) -> FloatArray:
+        """M (S*A, p) with rows sqrt(w(s) pi(a|s)) (J_sa - sum_b pi(b|s) J_sb), J = dlogits/dparameters; F = M^T M."""
+        pi, parameters = self.policy.probabilities, self.policy.parameters
+        directions = np.eye(parameters.size).reshape(-1, *parameters.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            J = np.stack([self.policy.pushforward(v) for v in directions], axis=-1)
+            # Differences to the likeliest action first: what its actions share drops out of a state without rounding.
+            x = J - np.take_along_axis(J, pi.argmax(axis=1)[:, None, None], axis=1)
+            score = x - np.einsum("sa,sap->sp", pi, x)[:, None]
+            return (np.sqrt(self.weight[:, None] * pi)[..., None] * score).reshape(pi.size, -1)
+
+    def _pinv_solve_by_root(self, g: FloatArray) -> FloatArray:
+        """V diag(1/s^2) V^T g over the singular values s of M above max(M.shape) eps s_max."""
+        M = self._root()
+        if not np.isfinite(M).all():
+            raise SolveError("the Fisher information overflows float64; a probability is too small or a feature large")
+        _, s, Vt = np.linalg.svd(M, full_matrices=False)
+        kept = s > max(M.shape) * np.finfo(np.float64).eps * s.max(initial=0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = Vt[kept].T @ (Vt[kept] @ g / s[kept] / s[kept])
+        if not np.isfinite(x).all():
+            raise SolveError(f"F^+ g overflows float64; the least positive eigenvalue of F is {s[kept].min() ** 2:.3g}")
+        return frozen(x)
 
     def linear_operator(self) -> "LinearOperator":
         """F as a SciPy LinearOperator on flattened parameters."""

@@ -178,6 +178,45 @@ def test_pinv_solve_of_other_parametrisations(kind):
         assert_within(natural_gradient(ev), pinv @ policy_gradient(ev), bound)
 
 
+@pytest.mark.parametrize("S", [2, 3])
+def test_pinv_solve_where_the_fisher_information_is_singular(S):
+    """Two actions: F = B^T D B with B (S, 3) the differences of features and D = diag(weight pi_0 pi_1).
+
+    F^+ = B^+ D^{-1} B^{+T} where B has independent rows. With S = 3 the third feature is one of the state alone, and
+    F is 2 x 2 in the first two.
+    """
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        mdp = MDP(rng.dirichlet(np.ones(S), size=(S, 2)), rng.standard_normal((S, 2)), 0.9)
+        features = rng.standard_normal((S, 2, 3))
+        basis = np.eye(3)
+        if S == 3:
+            features[..., 2] = rng.standard_normal((S, 1))
+            basis = basis[:, :2]
+        ev = evaluate(mdp, LogLinearPolicy(features, rng.standard_normal(3)))
+        F = fisher_information(ev)
+        B = (features[:, 0] - features[:, 1]) @ basis
+        D = F.weight * ev.policy.probabilities.prod(axis=1)
+        if S == 2:
+            right = B.T @ np.linalg.inv(B @ B.T)
+            pinv = right @ np.diag(1 / D) @ right.T
+        else:
+            pinv = basis @ np.linalg.inv(B.T @ np.diag(D) @ B) @ basis.T
+        g = rng.standard_normal(3)
+        # The condition number of the positive part of F bounds what the rounding of either side can do.
+        size = np.linalg.norm(pinv)
+        bound = 1e3 * EPS * size * np.linalg.norm(F.to_dense()) * size * np.linalg.norm(g)
+        assert_within(F.pinv_solve(g), pinv @ g, bound)
+        assert_within(np.linalg.pinv(F.to_dense(), rcond=1e-11) @ g, pinv @ g, bound)
+
+
+def test_features_of_the_state_alone_have_no_information():
+    mdp = MDP(np.full((2, 3, 2), 0.5), [1.0, 0.0], 0.9)
+    features = np.repeat(np.random.default_rng(0).standard_normal((2, 1, 4)), 3, axis=1)
+    F = fisher_information(evaluate(mdp, LogLinearPolicy(features, [0.1, 0.2, -0.3, 0.7])))
+    np.testing.assert_array_equal(F.pinv_solve([1.0, 2.0, 3.0, 4.0]), np.zeros(4))
+
+
 @given(st.data())
 def test_natural_gradient_of_the_softmax_is_the_pseudoinverse_times_the_gradient(data):
     mdp = data.draw(mdps(sparse=None))
