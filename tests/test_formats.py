@@ -1,6 +1,7 @@
 """Models read from gymnasium's tables."""
 
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import sparse
 from fastpg import InvalidArgument, InvalidModel, SoftmaxPolicy, evaluate, problems
 from fastpg.formats import from_gymnasium
 from fastpg.formats import gymnasium as module
+from fastpg.resolve import policy_named, subject
 
 
 def env(P, start=(1.0, 0.0, 0.0), **attributes):
@@ -53,7 +55,7 @@ def taxi():
 
 
 def test_taxi(taxi):
-    mdp = from_gymnasium(taxi)
+    mdp = from_gymnasium(taxi, masked=False)
     assert (mdp.n_states, mdp.n_actions, mdp.is_sparse, mdp.all_available) == (500, 6, False, True)
     # Delivered at R, G, Y and B.
     np.testing.assert_array_equal(np.flatnonzero(mdp.terminal), [0, 85, 410, 475])
@@ -65,7 +67,19 @@ def test_taxi(taxi):
     assert set(np.unique(mdp.expected_reward)) == {-10.0, -1.0, 0.0, 20.0}
 
 
-def test_taxi_against_walking_through_its_table(taxi):
+def test_taxi_keeps_its_masks(taxi):
+    mdp = from_gymnasium(taxi)
+    mask = np.array([taxi.unwrapped.action_mask(s) != 0 for s in range(500)])
+    assert not mask.all()
+    np.testing.assert_array_equal(mdp.available, mask)
+    assert mdp == from_gymnasium(taxi, masked=True) == subject(f"gymnasium:{taxi.spec.id}").mdp
+    going = ~mdp.terminal
+    for policy in (SoftmaxPolicy.uniform(mdp), policy_named("uniform", mdp, 0)):
+        np.testing.assert_array_equal(policy.probabilities[going], (mask / mask.sum(axis=1, keepdims=True))[going])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_taxi_against_walking_through_its_table(taxi, masked):
     """V of the uniform policy by iterating the table itself, with its flags, from the states the start leads to."""
     g, P = 0.9, taxi.unwrapped.P
     value = np.zeros(500)
@@ -73,9 +87,10 @@ def test_taxi_against_walking_through_its_table(taxi):
         np.array([[P[s][a][0][i] for a in range(6)] for s in range(500)]) for i in range(4)
     )
     assert (probability == 1).all()
+    taken = np.array([taxi.unwrapped.action_mask(s) != 0 if masked else np.ones(6, bool) for s in range(500)])
     for _ in range(400):  # .9^400 < 1e-18
-        value = (reward + g * np.where(terminated, 0.0, value[following])).mean(axis=1)
-    mdp = from_gymnasium(taxi, discount=g)
+        value = (reward + g * np.where(terminated, 0.0, value[following])).mean(axis=1, where=taken)
+    mdp = from_gymnasium(taxi, discount=g, masked=masked)
     result = evaluate(mdp, SoftmaxPolicy.uniform(mdp))
     reached = result.occupancy > 0
     assert reached.sum() == 400
@@ -87,7 +102,7 @@ def test_taxi_in_the_rain_and_with_masks():
     env_id = max(name for name in gymnasium.registry if name.startswith("Taxi-v"))
     rain = gymnasium.make(env_id, is_rainy=True)
     assert from_gymnasium(rain).terminal.sum() == 4
-    masked = from_gymnasium(rain, masked=True)
+    masked = from_gymnasium(rain)
     for s in (0, 123, 499):
         np.testing.assert_array_equal(masked.available[s], rain.unwrapped.action_mask(s) != 0)
     fickle = gymnasium.make(env_id, fickle_passenger=True)
@@ -169,15 +184,12 @@ def test_impossible_outcomes_do_not_count():
     assert not mdp.reward.any()
 
 
-def test_masks_are_kept_on_request():
+def test_masks_are_kept_where_there_are_some():
     table = {0: {0: [(1.0, 0, -1.0, False)], 1: [(1.0, 1, 1.0, True)]}, 1: {0: [], 1: []}}
     masked = env(table, start=(1.0, 0.0), action_mask=lambda _: np.array([0, 1], np.int8))
-    assert from_gymnasium(masked).all_available
-    np.testing.assert_array_equal(from_gymnasium(masked, masked=True).available, [[False, True]] * 2)
-    with pytest.raises(
-        InvalidArgument, match=r"^masked=True needs env.unwrapped.action_mask\(state\), but SimpleNamespace"
-    ):
-        from_gymnasium(env(table, start=(1.0, 0.0)), masked=True)
+    assert from_gymnasium(masked, masked=False).all_available
+    np.testing.assert_array_equal(from_gymnasium(masked).available, [[False, True]] * 2)
+    assert from_gymnasium(env(table, start=(1.0, 0.0))).all_available
 
 
 FORM = r"a list of \(probability, next state, reward, terminated\)"
@@ -241,6 +253,22 @@ def test_other_environments_are_refused(env_id, message):
     pytest.importorskip("gymnasium")
     with pytest.raises(InvalidArgument, match=f"^{message}$"):
         from_gymnasium(env_id)
+
+
+@pytest.mark.parametrize(("env_id", "heir"), [("Taxi-v3", "Taxi-v"), ("CliffWalking-v0", "CliffWalking-v1")])
+def test_an_id_out_of_date_is_one_sentence(env_id, heir):
+    gymnasium = pytest.importorskip("gymnasium")
+    if env_id in gymnasium.registry:
+        pytest.skip("not out of date in this gymnasium")
+    with warnings.catch_warnings(record=True) as heard, pytest.raises(InvalidArgument, match=f"use `{heir}"):
+        from_gymnasium(env_id)
+    assert not heard
+
+
+def test_what_gymnasium_says_of_an_id_that_works_is_passed_on():
+    pytest.importorskip("gymnasium")
+    with pytest.warns(UserWarning, match="latest versioned environment"):
+        from_gymnasium("FrozenLake")
 
 
 def test_without_gymnasium_the_message_says_what_to_install(monkeypatch):

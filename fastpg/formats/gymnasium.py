@@ -1,5 +1,6 @@
 """Models from the tabular environments of gymnasium."""
 
+import warnings
 from operator import index
 from reprlib import repr as shortened
 from typing import Any
@@ -17,7 +18,7 @@ DENSE_LIMIT = 10_000_000
 _FORM = "a list of (probability, next state, reward, terminated)"
 
 
-def from_gymnasium(env_or_id: Any, discount: float = 0.99, *, masked: bool = False) -> MDP:
+def from_gymnasium(env_or_id: Any, discount: float = 0.99, *, masked: bool = True) -> MDP:
     """The MDP that a tabular gymnasium environment samples from.
 
     `env_or_id` is an environment or the id of one, such as ``"FrozenLake-v1"``, whose unwrapped form has the table
@@ -34,8 +35,8 @@ def from_gymnasium(env_or_id: Any, discount: float = 0.99, *, masked: bool = Fal
     **Rewards.** Outcomes of one action with the same next state are merged; their mean reward is kept, their variance
     is not.
 
-    **Masks.** With `masked=True` the environment's ``action_mask(state)`` becomes `available`. Without it every action
-    stays available, as ``step`` takes them all: what Taxi masks are the actions that cost reward and change nothing.
+    **Masks.** Where the environment has ``action_mask(state)``, as Taxi does, it becomes `available`; `masked=False`
+    keeps every action, as ``step`` takes them all: what Taxi masks are the actions that change nothing.
 
     **Wrappers** are not part of the model; in particular the time limit that ``gymnasium.make`` adds is left out.
 
@@ -66,9 +67,15 @@ def _make(env_id: str) -> Any:
             f"making {env_id!r} needs the package gymnasium, which pip install 'fastpg[cli]' brings"
         ) from None
     try:
-        return gymnasium.make(env_id)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            env = gymnasium.make(env_id)
     except (gymnasium.error.Error, ImportError) as error:
+        # What it warned of before it failed, such as an id out of date, is what the error says.
         raise InvalidArgument(f"gymnasium cannot make {env_id!r}: {' '.join(str(error).split())}") from None
+    for w in heard:
+        warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+    return env
 
 
 def _read(env: Any, discount: float, masked: bool) -> MDP:
@@ -85,7 +92,8 @@ def _read(env: Any, discount: float, masked: bool) -> MDP:
     start = float_array("initial_state_distrib", env.initial_state_distrib, InvalidModel)
     if start.shape != (S,):
         raise InvalidModel(f"initial_state_distrib must have shape ({S},) to fit P but has shape {start.shape}")
-    available = _mask(env, S, A) if masked else np.ones((S, A), bool)
+    has_mask = callable(getattr(env, "action_mask", None))
+    available = _mask(env, S, A) if masked and has_mask else np.ones((S, A), bool)
 
     happens = (outcomes.probability > 0) & available[outcomes.state, outcomes.action]
     reached = _reached(outcomes, happens & ~terminated, start > 0)
@@ -140,8 +148,6 @@ def _shown(P: Any, s: int, a: int) -> str:
 
 
 def _mask(env: Any, S: int, A: int) -> BoolArray:
-    if not callable(getattr(env, "action_mask", None)):
-        raise InvalidArgument(f"masked=True needs env.unwrapped.action_mask(state), but {type(env).__name__} has none")
     return mask_array("action_mask", [env.action_mask(s) for s in range(S)], (S, A), InvalidModel)
 
 
