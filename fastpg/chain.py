@@ -1,7 +1,9 @@
 """The Markov chain with rewards that a policy induces on an MDP."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +86,24 @@ def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
 def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
     """`q` with the value of the state where an action is unavailable."""
     return q if mdp.all_available else np.where(mdp.available | mdp.terminal[:, None], q, value[:, None])
+
+
+def finite(
+    name: str, x: FloatArray, mdp: MDP, undefined: Callable[[], BoolArray] | None = None, first: int = 0
+) -> FloatArray:
+    """`x`, which begins at index `first`, all of it finite but where it is `undefined()`; else SolveError."""
+    # The sum of squares settles nearly every case in a fraction of the time of isfinite.
+    if isfinite(np.vdot(x, x)):
+        return x
+    good = np.isfinite(x) if undefined is None else np.isfinite(x) | undefined()
+    if not good.all():
+        head, *rest = (int(i) for i in np.argwhere(~good)[0])
+        place = ", ".join(map(str, [head + first, *rest]))
+        raise SolveError(
+            f"{name}[{place}] overflows float64 at discount {mdp.discount!r} with rewards up to "
+            f"{np.abs(mdp.expected_reward).max():.3g}; scale the rewards down"
+        )
+    return x
 
 
 def _reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:

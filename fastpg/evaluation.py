@@ -6,8 +6,8 @@ from typing import overload
 
 import numpy as np
 
-from fastpg.chain import Chain, induced_chain, next_value, with_state_value
-from fastpg.errors import InvalidArgument, SolveError
+from fastpg.chain import Chain, finite, induced_chain, next_value, with_state_value
+from fastpg.errors import InvalidArgument
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP
@@ -45,13 +45,13 @@ class Evaluation:
     @cached_property
     def _value(self) -> FloatArray:
         """V with 0 where it does not exist."""
-        return frozen(_finite("value", self.factors.solve(self.chain.reward), self.mdp))
+        return frozen(finite("value", self.factors.solve(self.chain.reward), self.mdp))
 
     @cached_property
     def _arrivals(self) -> FloatArray:
         """D^T start over all states: occupancy where the process goes on, the chance to end there elsewhere."""
         # Exact occupancies are non-negative; elimination may leave -1e-18 where the truth is 0.
-        return frozen(np.maximum(_finite("occupancy", self.factors.solve_transposed(self.mdp.start), self.mdp), 0.0))
+        return frozen(np.maximum(finite("occupancy", self.factors.solve_transposed(self.mdp.start), self.mdp), 0.0))
 
     @cached_property
     def value(self) -> FloatArray:
@@ -63,7 +63,8 @@ class Evaluation:
     def action_value(self) -> FloatArray:
         """Q(s,a) = r(s,a) + discount sum_k P(k|s,a) V(k), shape (S, A)."""
         mdp = self.mdp
-        q = mdp.expected_reward + mdp.discount * next_value(mdp, self._value)
+        with np.errstate(over="ignore"):
+            q = finite("action_value", mdp.expected_reward + mdp.discount * next_value(mdp, self._value), mdp)
         if self.chain.undefined.any():
             q[next_value(mdp, self.chain.undefined.astype(float)) > 0] = np.nan
         return frozen(with_state_value(mdp, q, self.value))
@@ -73,7 +74,8 @@ class Evaluation:
         """A(s,a) = Q(s,a) - V(s), shape (S, A); 0 where unavailable."""
         out = np.empty(self.policy.probabilities.shape)
         kernels.advantage(self.policy.probabilities, self.action_value, self.mdp.available, out)
-        return frozen(out)
+        undefined = lambda: np.isnan(self.action_value) | self.chain.undefined[:, None]  # noqa: E731
+        return frozen(finite("advantage", out, self.mdp, undefined))
 
     @cached_property
     def occupancy(self) -> FloatArray:
@@ -100,13 +102,15 @@ class Evaluation:
         """dJ/dlogits (S, A) = d(s) pi(a|s) A(s,a)."""
         out = np.empty(self.policy.probabilities.shape)
         kernels.logit_gradient(self.occupancy, self.policy.probabilities, self.advantage, out)
-        return frozen(out)
+        return frozen(finite("logit_gradient", out, self.mdp))
 
     @cached_property
     def probability_gradient(self) -> FloatArray:
         """dJ/dpi (S, A) = d(s) Q(s,a); 0 where unavailable."""
         visited = (self.occupancy[:, None] > 0) & self.mdp.available
-        return frozen(np.where(visited, self.occupancy[:, None] * self.action_value, 0.0))
+        with np.errstate(over="ignore"):
+            gradient = np.where(visited, self.occupancy[:, None] * self.action_value, 0.0)
+        return frozen(finite("probability_gradient", gradient, self.mdp, lambda: np.isnan(self.action_value)))
 
     def __repr__(self) -> str:
         return f"Evaluation(expected return {self.expected_return:.12g}, {self.mdp!r}, {self.policy!r})"
@@ -144,13 +148,3 @@ def evaluate(
     evaluation = Evaluation(mdp, policy, solver, chain, solver.factorise(chain))
     evaluation._value  # noqa: B018  a solve that fails should fail here
     return evaluation
-
-
-def _finite(name: str, x: FloatArray, mdp: MDP) -> FloatArray:
-    if not np.isfinite(x).all():
-        state = int(np.flatnonzero(~np.isfinite(x))[0])
-        raise SolveError(
-            f"{name}[{state}] overflows float64 at discount {mdp.discount!r} with rewards up to "
-            f"{np.abs(mdp.expected_reward).max():.3g}; scale the rewards down"
-        )
-    return x

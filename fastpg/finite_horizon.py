@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from fastpg.chain import next_value, state_transition, with_state_value
+from fastpg.chain import finite, next_value, state_transition, with_state_value
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
@@ -46,9 +46,10 @@ class FiniteHorizonEvaluation:
         r = np.empty(mdp.n_states)
         kernels.policy_average(self.policy.probabilities, mdp.expected_reward, r)
         V = np.zeros((self.horizon + 1, mdp.n_states))
-        for k in range(1, self.horizon + 1):
-            V[k] = r + mdp.discount * (self._transition @ V[k - 1])
-        return frozen(V)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for k in range(1, self.horizon + 1):
+                V[k] = r + mdp.discount * (self._transition @ V[k - 1])
+        return frozen(finite("value", V, mdp))
 
     @cached_property
     def action_value(self) -> FloatArray:
@@ -63,7 +64,7 @@ class FiniteHorizonEvaluation:
         out = np.empty(self.action_value.shape)
         for k in range(self.horizon + 1):
             self._advantage(self.action_value[k], out[k])
-        return frozen(out)
+        return frozen(finite("advantage", out, self.mdp))
 
     @cached_property
     def visitation(self) -> FloatArray:
@@ -101,7 +102,9 @@ class FiniteHorizonEvaluation:
             for k in range(q.shape[0]):
                 self._advantage(frozen(q[k]), adv[k])
             kernels.finite_horizon_sweep(self._weights_to_go(steps), frozen(adv), total)
-        return frozen(self.policy.probabilities * total)
+        with np.errstate(invalid="ignore"):
+            gradient = self.policy.probabilities * total
+        return frozen(finite("logit_gradient", gradient, self.mdp))
 
     @cached_property
     def probability_gradient(self) -> FloatArray:
@@ -109,7 +112,7 @@ class FiniteHorizonEvaluation:
         total = np.zeros(self.policy.probabilities.shape)
         for steps in self._slices():
             kernels.finite_horizon_sweep(self._weights_to_go(steps), frozen(self._action_values(steps)), total)
-        return frozen(np.where(self.mdp.available, total, 0.0))
+        return frozen(finite("probability_gradient", np.where(self.mdp.available, total, 0.0), self.mdp))
 
     @cached_property
     def _weights(self) -> FloatArray:
@@ -130,7 +133,10 @@ class FiniteHorizonEvaluation:
         """Q for a run of steps to go, shape (run, S, A)."""
         mdp = self.mdp
         ahead = next_value(mdp, self.value[steps.start - 1 : steps.stop - 1].T)
-        q = mdp.expected_reward + mdp.discount * np.moveaxis(ahead, 2, 0)
+        with np.errstate(over="ignore"):
+            q = finite(
+                "action_value", mdp.expected_reward + mdp.discount * np.moveaxis(ahead, 2, 0), mdp, first=steps.start
+            )
         if not mdp.all_available:
             q = np.stack([with_state_value(mdp, *pair) for pair in zip(q, self.value[steps], strict=True)])
         return np.ascontiguousarray(q)
