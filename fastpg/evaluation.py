@@ -1,13 +1,15 @@
 """Everything the theory defines about one MDP and one policy, from one factorisation."""
 
+import sys
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import overload
 
 import numpy as np
 
 from fastpg.chain import Chain, finite, induced_chain, next_value, with_state_value
-from fastpg.errors import InvalidArgument
+from fastpg.errors import InvalidArgument, InvalidModel
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP
@@ -116,6 +118,12 @@ class Evaluation:
         return f"Evaluation(expected return {self.expected_return:.12g}, {self.mdp!r}, {self.policy!r})"
 
 
+def require_evaluation(value: object) -> None:
+    """InvalidArgument unless `value` is what `evaluate` returns."""
+    if not isinstance(value, Evaluation | FiniteHorizonEvaluation):
+        raise InvalidArgument(f"evaluation must be an evaluation, as evaluate returns, but is {type(value).__name__}")
+
+
 @overload
 def evaluate(mdp: MDP, policy: Policy, *, horizon: None = None, solver: Solver | None = None) -> Evaluation: ...
 @overload
@@ -138,13 +146,27 @@ def evaluate(
 
     Source: Puterman (1994), Theorem 6.1.1; Sutton et al. (1999).
     """
+    if not isinstance(mdp, MDP):
+        raise InvalidModel(f"mdp must be an MDP but is {type(mdp).__name__}")
+    if solver is not None and (isinstance(solver, type) or not callable(getattr(solver, "factorise", None))):
+        raise InvalidArgument(f"solver must be a solver such as LU() but is {solver!r}")
     policy = fitted(policy, mdp)
     if horizon is not None:
         if solver is not None:
             raise InvalidArgument(f"a finite horizon needs no solver but {solver} was given with horizon={horizon}")
-        return FiniteHorizonEvaluation(mdp, policy, positive_integer("horizon", horizon))
+        return FiniteHorizonEvaluation(mdp, policy, _storable(positive_integer("horizon", horizon), mdp))
     chain = induced_chain(mdp, policy)
     solver = choose(chain) if solver is None else solver
     evaluation = Evaluation(mdp, policy, solver, chain, solver.factorise(chain))
     evaluation._value  # noqa: B018  a solve that fails should fail here
     return evaluation
+
+
+def _storable(horizon: int, mdp: MDP) -> int:
+    size = 8 * (horizon + 1) * mdp.n_states
+    if size > sys.maxsize:
+        raise InvalidArgument(
+            f"horizon must leave room for its values but {Decimal(horizon):.3g} steps of {mdp.n_states} states take "
+            f"{Decimal(size):.3g} bytes"
+        )
+    return horizon

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastpg.errors import InvalidArgument, SolveError
-from fastpg.evaluation import Evaluation
+from fastpg.evaluation import Evaluation, require_evaluation
 from fastpg.gradient import policy_gradient
 from fastpg.kernels import evaluation as kernels
 from fastpg.policy import DirectPolicy, Policy, SoftmaxPolicy
@@ -49,7 +49,7 @@ class FisherInformation:
 
     def __matmul__(self, direction: npt.ArrayLike) -> FloatArray:
         """F v, of the shape of the parameters; a flat v gives a flat result."""
-        v = np.asarray(direction, dtype=np.float64)
+        v = float_array("direction", direction, InvalidArgument)
         parameters = self.policy.parameters
         image = self.policy.pullback(self._in_logits(self.policy.pushforward(v.reshape(self._shape_of(v)))))
         return image.reshape(v.shape) if v.shape != parameters.shape else image
@@ -190,6 +190,7 @@ def normalised_step(evaluation: Evaluation, size: float) -> FloatArray:
 
 
 def _infinite(evaluation: Evaluation) -> None:
+    require_evaluation(evaluation)
     if not isinstance(evaluation, Evaluation):
         raise InvalidArgument(
             "the Fisher information is that of the visitation of an infinite horizon; evaluate without horizon"

@@ -1,6 +1,6 @@
 """The exact policy gradient."""
 
-from fastpg.evaluation import Evaluation
+from fastpg.evaluation import Evaluation, require_evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.validation import FloatArray, frozen
 
@@ -22,4 +22,5 @@ def policy_gradient(evaluation: Evaluation | FiniteHorizonEvaluation) -> FloatAr
 
     Source: Sutton, McAllester, Singh & Mansour (1999), Theorem 1; Agarwal et al. (2021), eq. 8 for the direct form.
     """
+    require_evaluation(evaluation)
     return frozen(evaluation.policy.gradient(evaluation))

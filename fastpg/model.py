@@ -188,8 +188,10 @@ def _dense_transition(value: object) -> FloatArray:
 def _csr(name: str, value: Any) -> sparse.csr_array:
     if value.dtype.kind not in "biuf":
         raise InvalidModel(f"{name} must hold real numbers but has dtype {value.dtype}")
+    if value.ndim != 2:
+        raise InvalidModel(f"sparse {name} must have shape (S*A, S) but has shape {value.shape}")
     P = sparse.csr_array(value, dtype=np.float64, copy=True)
-    if P.ndim != 2 or P.shape[1] == 0 or P.shape[0] == 0 or P.shape[0] % P.shape[1]:
+    if P.shape[1] == 0 or P.shape[0] == 0 or P.shape[0] % P.shape[1]:
         raise InvalidModel(f"sparse {name} must have shape (S*A, S) with S, A >= 1 but has shape {P.shape}")
     P.sum_duplicates()
     return P

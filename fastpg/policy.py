@@ -4,7 +4,7 @@ Everything downstream works in the (S, A) logits; a new parametrisation is one s
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ class Policy(ABC):
 
     def shaped(self, name: str, value: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> FloatArray:
         """`value` as an array of the shape of the probabilities (or of `shape`), else InvalidPolicy."""
-        array = np.asarray(value, dtype=np.float64)
+        array = value if _is_float_array(value) else float_array(name, value, InvalidPolicy)
         shape = self.probabilities.shape if shape is None else shape
         if array.shape != shape:
             raise InvalidPolicy(f"{name} must have shape {shape} but has shape {array.shape}")
@@ -71,6 +71,10 @@ class Policy(ABC):
     def __repr__(self) -> str:
         S, A = self.probabilities.shape
         return f"{type(self).__name__}({S} state{'s' * (S != 1)}, {A} action{'s' * (A != 1)})"
+
+
+def _is_float_array(value: object) -> "TypeGuard[FloatArray]":
+    return type(value) is np.ndarray and value.dtype == np.float64
 
 
 def _matrix(name: str, value: npt.ArrayLike) -> FloatArray:

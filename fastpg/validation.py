@@ -26,6 +26,9 @@ def float_array(name: str, value: object, error: type[FastPGError]) -> FloatArra
         array = np.asarray(value)
     except ValueError:
         raise error(f"{name} must be a rectangular array of numbers") from None
+    if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+        hidden = np.count_nonzero(value.mask)
+        raise error(f"{name} must hold a number everywhere but {hidden} of its {array.size} entries are masked")
     if array.dtype.kind not in "biuf":
         raise error(f"{name} must hold real numbers but has dtype {array.dtype}")
     return np.array(array, dtype=np.float64, order="C")
@@ -33,7 +36,12 @@ def float_array(name: str, value: object, error: type[FastPGError]) -> FloatArra
 
 def mask_array(name: str, value: object, shape: tuple[int, ...], error: type[FastPGError]) -> BoolArray:
     """A fresh boolean copy of `value`, which must be a mask of the given shape."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise error(f"{name} must be a rectangular mask of shape {shape}") from None
+    if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+        raise error(f"{name} must hold a boolean everywhere but is a NumPy masked array with masked entries")
     if array.shape != shape:
         raise error(f"{name} must have shape {shape} but has shape {array.shape}")
     if array.dtype != np.bool_ and not (array.dtype.kind in "iuf" and np.isin(array, (0, 1)).all()):
@@ -76,10 +84,22 @@ def law(name: str, array: FloatArray, error: type[FastPGError], rows: BoolArray 
         total = np.where(rows, total, 1.0)
     if array.ndim == 1:
         if not good:
-            raise error(f"{name} must sum to 1 within {SUM_TOLERANCE:g} but sums to {float(total)!r}")
+            rule = f"must sum to 1 within {SUM_TOLERANCE:g} but sums to {float(total)!r}"
+            raise error(f"{name} {rule}{_coarse(array, total)}")
         return array / normaliser(total, array.size) + 0.0
-    require(good, name, f"sum to 1 within {SUM_TOLERANCE:g}", total, error, "rows")
+    if not good.all():
+        first = tuple(np.argwhere(~good)[0])
+        rule = f"sum to 1 within {SUM_TOLERANCE:g}{_coarse(array[first], total[first])}"
+        require(good, name, rule, total, error, "rows")
     return array / normaliser(total, array.shape[-1])[..., None] + 0.0
+
+
+def _coarse(row: FloatArray, total: npt.NDArray[Any]) -> str:
+    """What to say of a row that sums to 1 but for the rounding of a shorter float."""
+    for dtype in (np.float16, np.float32):
+        if abs(total - 1) <= row.size * np.finfo(dtype).eps and (row == row.astype(dtype)).all():
+            return f" (the entries are of {np.dtype(dtype)}, divide them by their sum in float64)"
+    return ""
 
 
 def normaliser(total: npt.NDArray[Any], n: int) -> FloatArray:

@@ -11,6 +11,7 @@ from fastpg import (
     Evaluation,
     FiniteHorizonEvaluation,
     InvalidArgument,
+    InvalidModel,
     SoftmaxPolicy,
     SolveError,
     evaluate,
@@ -18,6 +19,7 @@ from fastpg import (
     policy_gradient,
     uniform,
 )
+from fastpg.solvers import LU
 from fastpg.testing.assertions import assert_within, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_reward, dense_transition
 from fastpg.testing.oracles import rational_evaluation
@@ -262,3 +264,21 @@ def test_the_kind_of_evaluation_follows_the_horizon():
     finite = evaluate(mdp, uniform(mdp), horizon=2)
     assert isinstance(finite, FiniteHorizonEvaluation)
     assert repr(finite).startswith("FiniteHorizonEvaluation(horizon 2, expected return 1.5, MDP(")
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments", "options"),
+    [
+        (InvalidModel, "mdp must be an MDP but is SoftmaxPolicy", (1, 0), {}),
+        (InvalidModel, "mdp must be an MDP but is NoneType", (None, 1), {}),
+        (InvalidArgument, r"solver must be a solver such as LU\(\) but is 'lu'", (0, 1), {"solver": "lu"}),
+        (InvalidArgument, "solver must be a solver such as LU", (0, 1), {"solver": LU}),
+        (InvalidArgument, r"but 1.00e\+20 steps of 2 states take 1.60e\+21 bytes", (0, 1), {"horizon": 10**20}),
+        (InvalidArgument, r"but 1.00e\+400 steps of 2 states take 1.60e\+401 bytes", (0, 1), {"horizon": 10**400}),
+    ],
+)
+def test_misuse_of_evaluate_is_one_sentence(error, message, arguments, options):
+    mdp = MDP(np.full((2, 2, 2), 0.5), [1.0, 0.0], 0.9)
+    given = (mdp, uniform(mdp))
+    with pytest.raises(error, match=message):
+        evaluate(*(None if i is None else given[i] for i in arguments), **options)

@@ -336,3 +336,18 @@ def test_uniform_mean_not_the_policy_mean():
     ev = evaluate(mdp, SoftmaxPolicy([[0.0, np.log(3.0)]]))
     assert_within(ev.advantage, [[0.75, -0.25]], 4 * EPS)
     assert_within(natural_gradient(ev), [[1.0, -1.0]], 8 * EPS)
+
+
+def test_vectors_that_are_no_numbers_are_one_sentence():
+    mdp = MDP(np.full((2, 2, 2), 0.5), [1.0, 0.0], 0.9)
+    F = fisher_information(evaluate(mdp, SoftmaxPolicy.uniform(mdp)))
+    for use in (F.__matmul__, F.pinv_solve):
+        with pytest.raises(InvalidArgument, match="must hold real numbers but has dtype <U1"):
+            use("a")
+        with pytest.raises(InvalidArgument, match="must be a rectangular array of numbers"):
+            use([[1.0], [1.0, 2.0]])
+    with pytest.raises(InvalidArgument, match=r"gradient\[0, 0\] must be finite but is nan; 4 of 4 entries fail"):
+        F.pinv_solve(np.full((2, 2), np.nan))
+    for function in (fisher_information, natural_gradient, policy_gradient, lambda mdp: normalised_step(mdp, 1.0)):
+        with pytest.raises(InvalidArgument, match="evaluation must be an evaluation, as evaluate returns, but is MDP"):
+            function(mdp)

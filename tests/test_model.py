@@ -284,3 +284,40 @@ def test_dense_and_sparse_twins_hold_the_same_numbers(mdp):
         assert_within(dense_transition(model), dense_transition(mdp), 0)
         happens = dense_transition(mdp) > 0
         assert_within(np.where(happens, dense_reward(model), 0), np.where(happens, dense_reward(mdp), 0), 0)
+
+
+@pytest.mark.parametrize("name", ["terminal", "available"])
+def test_ragged_masks_are_one_sentence(name):
+    with pytest.raises(InvalidModel, match=rf"{name} must be a rectangular mask of shape \(2"):
+        MDP(np.full((2, 2, 2), 0.5), [1.0, 0.0], 0.9, **{name: [[True], [True, False]]})
+
+
+def test_sparse_arrays_of_another_dimension_are_one_sentence():
+    cube = np.full((2, 2, 2), 0.5)
+    with pytest.raises(InvalidModel, match=r"sparse transition must have shape \(S\*A, S\) but has shape \(2, 2, 2\)"):
+        MDP(sparse.coo_array(cube), [1.0, 0.0], 0.9)
+    with pytest.raises(InvalidModel, match=r"sparse reward must have shape \(S\*A, S\) but has shape \(2, 2, 2\)"):
+        MDP(sparse.csr_array(cube.reshape(4, 2)), sparse.coo_array(cube), 0.9)
+
+
+def test_masked_entries_are_refused():
+    cube = np.full((2, 2, 2), 0.5)
+    hidden = np.ma.masked_array([1.0, 0.0], [True, False])
+    with pytest.raises(InvalidModel, match="reward must hold a number everywhere but 1 of its 2 entries are masked"):
+        MDP(cube, hidden, 0.9)
+    with pytest.raises(InvalidModel, match="terminal must hold a boolean everywhere but"):
+        MDP(cube, [0.0, 1.0], 0.9, terminal=hidden)
+    assert MDP(np.ma.masked_array(cube, cube > 1), [1.0, 0.0], 0.9) == MDP(cube, [1.0, 0.0], 0.9)
+
+
+def test_laws_of_float32_are_told_from_others():
+    coarse = np.array([0.1, 0.2, 0.7], np.float32)
+    for dtype in (np.float32, np.float16):
+        law = coarse.astype(dtype)
+        with pytest.raises(InvalidModel, match=rf"the entries are of {np.dtype(dtype)}, divide them"):
+            MDP(np.tile(law, (3, 2, 1)), [1.0, 0.0, 0.0], 0.9)
+        with pytest.raises(InvalidModel, match=rf"the entries are of {np.dtype(dtype)}, divide them"):
+            MDP(np.full((3, 1, 3), [1.0, 0.0, 0.0]), [1.0, 0.0, 0.0], 0.9, start=law)
+    with pytest.raises(InvalidModel) as caught:
+        MDP(np.full((1, 1, 1), 0.5), [1.0], 0.9)
+    assert "float" not in str(caught.value)

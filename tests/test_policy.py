@@ -236,3 +236,11 @@ def test_a_new_parametrisation_is_one_small_class():
     theta = np.array([[1.0, -1.0], [0.5, 2.0]])
     gradient = policy_gradient(evaluate(mdp, Tempered(theta)))
     assert_within(gradient, policy_gradient(evaluate(mdp, SoftmaxPolicy(theta / 2))) / 2, 0)
+
+
+def test_directions_that_are_no_numbers_are_one_sentence():
+    policy = SoftmaxPolicy([[0.0, 1.0]])
+    with pytest.raises(InvalidPolicy, match="gradient_in_logits must hold real numbers but has dtype <U1"):
+        policy.pullback("a")
+    with pytest.raises(InvalidPolicy, match="direction must be a rectangular array"):
+        policy.pushforward([[1.0], [1.0, 2.0]])

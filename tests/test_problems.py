@@ -351,3 +351,8 @@ def test_an_unknown_name_is_met_with_the_nearest(name, message):
     with pytest.raises(InvalidArgument) as caught:
         problems.find(name)
     assert str(caught.value) == message
+
+
+def test_a_name_that_is_no_name_is_one_sentence():
+    with pytest.raises(InvalidArgument, match="name must be that of a problem, such as 'chain', but is None"):
+        problems.find(None)

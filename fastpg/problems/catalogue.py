@@ -69,6 +69,8 @@ def find(name: str) -> Problem:
     >>> find("cliff-walking").make(discount=0.9)
     MDP(48 states, 4 actions, discount 0.9, dense, 1 terminal)
     """
+    if not isinstance(name, str):
+        raise InvalidArgument(f"name must be that of a problem, such as 'chain', but is {name!r}")
     if name in CATALOGUE:
         return CATALOGUE[name]
     near = get_close_matches(name, CATALOGUE, n=1)
