@@ -3,8 +3,8 @@
 Everything downstream works in the (S, A) logits; a new parametrisation is one subclass of `Policy`.
 """
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from abc import ABCMeta, abstractmethod
+from typing import TYPE_CHECKING, Any, Self, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,22 @@ if TYPE_CHECKING:
     from fastpg.evaluation import Evaluation
     from fastpg.finite_horizon import FiniteHorizonEvaluation
 
+_P = TypeVar("_P")
 
-class Policy(ABC):
+
+class _Sealing(ABCMeta):
+    """Closes a policy when its constructor, and with it that of every subclass, is done."""
+
+    def __call__(cls: "type[_P]", *args: Any, **kwargs: Any) -> "_P":
+        policy = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        policy.__dict__["_sealed"] = True
+        return policy
+
+
+class Policy(metaclass=_Sealing):
     """Action probabilities `probabilities` (S, A), a function of `parameters`.
 
-    A subclass sets both in its constructor and gives the chain rule in both directions:
+    A subclass sets both in its constructor, after which nothing can be set, and gives the chain rule both ways:
     `pullback` takes dJ/dlogits (S, A) to dJ/dparameters, `pushforward` a change of parameters to one of logits.
     """
 
@@ -64,6 +75,14 @@ class Policy(ABC):
 
     def __hash__(self) -> int:
         return hash((type(self), self.probabilities.tobytes()))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if "_sealed" in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} is read-only, its {name!r} cannot be set; make a new one")
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is read-only, its {name!r} cannot be deleted")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in state.items()})

@@ -244,3 +244,30 @@ def test_directions_that_are_no_numbers_are_one_sentence():
         policy.pullback("a")
     with pytest.raises(InvalidPolicy, match="direction must be a rectangular array"):
         policy.pushforward([[1.0], [1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [SoftmaxPolicy([[0.0, 1.0]]), DirectPolicy([[0.5, 0.5]]), LogLinearPolicy(FEATURES[:1, :1], [0.0, 0.0])],
+    ids=repr,
+)
+def test_policies_are_frozen(policy):
+    for twin in (policy, copy.copy(policy), copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        for name in ("probabilities", "parameters", "weights", "probabilties"):
+            with pytest.raises(AttributeError, match=f"Policy is read-only, its '{name}' cannot be set"):
+                setattr(twin, name, np.array([[1.0, 0.0]]))
+        with pytest.raises(AttributeError, match="'parameters' cannot be deleted"):
+            del twin.parameters
+        assert twin == policy
+
+
+def test_a_subclass_may_set_what_it_likes_in_its_constructor():
+    class Named(SoftmaxPolicy):
+        def __init__(self, logits, name):
+            super().__init__(logits)
+            self.name = name
+
+    policy = Named([[0.0, 1.0]], "left or right")
+    with pytest.raises(AttributeError, match="'name' cannot be set"):
+        policy.name = "other"
+    assert copy.copy(policy).name == policy.name == "left or right"
