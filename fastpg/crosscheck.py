@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,13 +17,15 @@ from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer, real_between
 
-# A mean of this many contributions is near enough to normal; calibrated on FrozenLake, see tests/test_calibration.py.
+# An entry is judged where it rests on this many contributions, by the model and in the sample.
 MIN_CONTRIBUTIONS = 100
+# An event that so many distinct trajectories should have had is missed by all of them with probability exp(-30).
+SURELY_SEEN = 30
 # More directions than this allows would make the joint test reject too often.
-CONTRIBUTIONS_A_DIRECTION = 40
+CONTRIBUTIONS_A_DIRECTION = 20
 BLOCKS_A_DIRECTION = 16
-# An entry to which so many distinct trajectories should have contributed is seen, but for a chance of exp(-100).
-SURELY_SEEN = 100
+# What one contribution is expected to be in the sample, where visits of one trajectory go together.
+DEPENDENCE = 5
 POWER = 0.9
 # Directions with less than this share of the largest variance have none but for rounding.
 NO_VARIANCE = 1e-9
@@ -36,18 +39,19 @@ class CrossCheck:
     `exact`               (S, A)  dJ/dlogits for the same horizon
     `estimate`                    the `GradientEstimate`
     `z`                   (S, A)  (estimate - exact) / standard error; masked where not `judged`
-    `judged`              (S, A)  entries that rest on at least 100 contributions, by the model and in the sample
+    `judged`              (S, A)  entries that rest on at least 100 contributions, by the model and in the sample,
+                                  from 30 or more distinct trajectories
     `settled`             (S, A)  entries that cannot vary, mostly 0 for certain, and had their value
     `contradicted`        (S, A)  entries that cannot vary and had another value, or that must have been seen and were
                                   not
-    `rank`                int     degrees of freedom of the test: independent directions among the judged entries
-    `p_value`             float   Hotelling's test of the judged entries together; 0 where an entry is contradicted,
-                                  nan where nothing could be judged
-    `false_alarm`         float   the probability of `disagrees` for an unbiased sampler
+    `rank`                int     degrees of freedom of Hotelling's test
+    `p_value`             float   of Hotelling's test of the judged entries together and of the largest |z|, combined;
+                                  0 where an entry is contradicted, nan where nothing could be judged
+    `false_alarm`         float   the verdict is `disagrees` where the p-value is below this
     `detectable_bias`     float   every bias of at least this Euclidean length makes the verdict `disagrees` with
-                                  probability 0.9 or more; taken over the judged entries but one for each state,
-                                  which follows from the others. Where they outnumber what n can tell apart
-                                  (`rank`) they share pools, and it holds for a bias of random direction
+                                  probability 0.9 or more. The length is taken over the judged entries but the most
+                                  variable one of each state, which follows from the others
+    `trajectories_needed` int     about how many trajectories let a first entry be judged
     ====================  ======  ==============================================================================
 
     `left_out` counts the entries that are too rare for a normal approximation; they are not judged.
@@ -64,6 +68,7 @@ class CrossCheck:
     p_value: float
     false_alarm: float
     detectable_bias: float
+    trajectories_needed: int
 
     @property
     def left_out(self) -> int:
@@ -96,7 +101,7 @@ class CrossCheck:
     def __str__(self) -> str:
         e = self.estimate
         size = float(np.linalg.norm(self.exact))
-        share = f" ({self.detectable_bias / size:.2g} of its length)" if size > 0 else ""
+        share = f" ({self.detectable_bias / size:.2g} of the gradient's)" if size > 0 else ""
         counts = f"{np.count_nonzero(self.judged)} judged, "
         counts += f"{np.count_nonzero(self.settled)} cannot vary, {self.left_out} left out as too rare"
         lines = [
@@ -105,9 +110,12 @@ class CrossCheck:
             f"  exact gradient of length {size:.6g}, horizon {self.horizon}",
             f"  estimate from {e.n} trajectories of {e.steps} steps",
             f"  {self.exact.size} entries: {counts}",
-            f"  worst |z| {self.worst_z:.3g}; every bias of length {self.detectable_bias:.3g}{share} would be found "
-            f"with probability {POWER:g}",
         ]
+        if self.judged.any():
+            found = f"every bias of length {self.detectable_bias:.3g}{share} would be found with probability {POWER:g}"
+            lines.append(f"  worst |z| {self.worst_z:.3g}; {found}")
+        if self.verdict == "undecided":
+            lines.append(f"  n is too small: try about {self.trajectories_needed} trajectories")
         if self.contradicted.any():
             s, a = np.argwhere(self.contradicted)[0]
             lines.append(
@@ -133,14 +141,16 @@ def crosscheck(
 
     The exact side has the same horizon: T steps, or infinite for "geometric". An entry is judged where both the
     model and the sample give it at least 100 effective contributions (see `Contributions`); rarer ones are left out
-    and counted. The judged entries are tested together by Hotelling's T^2 on the sample covariance.
+    and counted. The judged entries are tested together by Hotelling's T^2 on the sample covariance, and one by one by
+    the largest |z|; both p-values are raised by the factor exp(z^3 / (3 sqrt(N))) that the skewness of a mean of N
+    contributions can make, and combined as if independent (Sidak), which they are not: so the rate is an upper bound.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, crosscheck, problems
     >>> mdp = problems.frozen_lake("4x4")
     >>> crosscheck(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=200_000, horizon=50, rng=0).agrees
     True
 
-    Source of the test: Hotelling (1931); Anderson (2003), section 5.2.
+    Source: Anderson (2003), section 5.2, for Hotelling's test; Sidak (1967); Petrov (1975), chapter VIII, for exp(...).
     """
     n = positive_integer("n", n)
     if not 0.0 < real_between("false_alarm", false_alarm, 0.0, 1.0) < 1.0:
@@ -162,18 +172,22 @@ def crosscheck(
 
 
 def directions(expected: Contributions) -> Pooling:
-    """What is tested together: the entries with enough expected contributions, but the most common of each state.
+    """What is tested together: the entries with enough expected contributions, but the most variable of each state.
 
     Each row of a gradient sums to 0. Where all actions of a state are common the last follows from the others; where
     some are rare the sum of the common ones is theirs, as rare as they are, and does not belong into the test.
     Hotelling's test needs many contributions for each direction, so that many entries share pools, scaled alike.
     """
     total = expected.total
-    most = np.arange(total.shape[1]) == total.argmax(axis=1)[:, None]
-    tested = (total >= MIN_CONTRIBUTIONS) & ~most
+    most = np.arange(total.shape[1]) == expected.second.argmax(axis=1)[:, None]
+    tested = _common(expected) & ~most
     affordable = np.median(total[tested]) / CONTRIBUTIONS_A_DIRECTION if tested.any() else 1
     blocks = min(expected.n, BLOCKS)
     return pooled(tested, max(1, int(min(affordable, blocks / BLOCKS_A_DIRECTION))), np.sqrt(expected.second))
+
+
+def _common(expected: Contributions) -> BoolArray:
+    return (expected.total >= MIN_CONTRIBUTIONS) & (expected.distinct >= SURELY_SEEN)
 
 
 def judge(
@@ -184,50 +198,87 @@ def judge(
     constant = expected.total == 0
     equal = np.abs(estimate.mean - exact) <= expected.resolution
     contradicted = (constant & ~equal) | (~seen & ~equal & (expected.distinct >= SURELY_SEEN))
-    judged = (expected.total >= MIN_CONTRIBUTIONS) & (estimate.contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
-    error = np.where(judged, estimate.standard_error, 1.0)
-    z = np.ma.masked_array(np.where(judged, (estimate.mean - exact) / error, 0.0), mask=~judged)
-    test = _hotelling(estimate, exact, false_alarm) if estimate.n > 1 else None
     settled = constant & equal
-    nothing_open = bool((settled | contradicted).all())
-    p_value = 0.0 if contradicted.any() else test.p_value if test else 1.0 if nothing_open else float("nan")
+    contributions = np.minimum(expected.total, estimate.contributions)
+    judged = _common(expected) & (contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
+    z = np.where(judged, (estimate.mean - exact) / np.where(judged, estimate.standard_error, 1.0), 0.0)
+    rank, p_value, detectable = 0, float("nan"), float("inf")
+    if judged.any():
+        # Two tests at equal levels, the second of as many entries as are judged.
+        level = _sidak_level(false_alarm, 2)
+        tested = judged & (estimate.pooling.pool >= 0)
+        joint = _hotelling(estimate, exact, judged, level)
+        single = _sidak(float(_raised(np.abs(z[judged]), contributions[judged]).min()), int(judged.sum()))
+        critical = _critical(_sidak_level(level, int(judged.sum())), contributions[tested])
+        detectable = float(np.linalg.norm((critical + _special().ndtri(POWER)) * estimate.standard_error[tested]))
+        rank, p_value, detectable = joint.rank, _sidak(min(joint.p_value, single), 2), min(detectable, joint.detectable)
+    elif (settled | contradicted).all():
+        p_value, detectable = 1.0, 0.0
+    enough = np.minimum(expected.total / MIN_CONTRIBUTIONS, expected.distinct / SURELY_SEEN).max()
     return CrossCheck(
         exact,
         estimate,
         horizon,
-        z,
+        np.ma.masked_array(z, mask=~judged),
         frozen(judged),
         frozen(settled),
         frozen(contradicted),
-        test.rank if test else 0,
-        p_value,
+        rank,
+        0.0 if contradicted.any() else p_value,
         false_alarm,
-        test.detectable_bias if test else 0.0 if nothing_open else float("inf"),
+        detectable,
+        int(min(DEPENDENCE * expected.n / enough, 2.0**62)) if enough > 0 else 0,
     )
 
 
-@dataclass(frozen=True)
-class _Test:
+def _sidak(p: float, count: int) -> float:
+    """The probability that the least of `count` independent p-values is at most p."""
+    return float(-np.expm1(count * np.log1p(-p))) if p < 1 else 1.0
+
+
+def _sidak_level(level: float, count: int) -> float:
+    """The p at which `_sidak` gives `level`."""
+    return float(-np.expm1(np.log1p(-level) / count))
+
+
+def _raised(z: FloatArray, contributions: FloatArray) -> FloatArray:
+    """The two-sided tail of |z|, raised by what the skewness of a mean of so many contributions can make of it."""
+    z = np.minimum(z, np.sqrt(contributions))
+    return np.exp(np.minimum(np.log(2.0) + _special().log_ndtr(-z) + z**3 / (3.0 * np.sqrt(contributions)), 0.0))
+
+
+def _critical(level: float, contributions: FloatArray) -> FloatArray:
+    """The z at which `_raised` falls to `level`, by bisection; inf where it never does."""
+    low, high = np.zeros(contributions.shape), np.sqrt(contributions)
+    never = _raised(high, contributions) > level
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = _raised(middle, contributions) > level
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.where(never, np.inf, high)
+
+
+class _Joint(NamedTuple):
     rank: int
     p_value: float
-    detectable_bias: float
+    detectable: float
 
 
-def _hotelling(estimate: GradientEstimate, exact: FloatArray, false_alarm: float) -> _Test | None:
+def _hotelling(estimate: GradientEstimate, exact: FloatArray, judged: BoolArray, level: float) -> _Joint:
     """Hotelling's T^2 of the pools from the covariance of the block sums."""
-    from scipy.special import fdtrc
-
     B, columns = estimate.blocks.shape
     pool, weight = estimate.pooling
     kept = pool >= 0
+    alone = np.count_nonzero(kept) <= columns
     difference = np.bincount(pool[kept], (weight * (estimate.mean - exact))[kept], minlength=columns)
     root = np.sqrt(estimate.block_sizes)[:, None]
     centred = estimate.blocks - root * ((root * estimate.blocks).sum(axis=0) / estimate.n)
     variance = (centred**2).mean(axis=0)
     excess = np.divide((centred**4).mean(axis=0), variance**2, out=np.full(columns, np.inf), where=variance > 0) - 3.0
-    usable = excess * MIN_CONTRIBUTIONS <= B
+    contributions = B / np.maximum(excess, B / estimate.n)
+    usable = judged[kept] if alone and kept.any() else contributions >= MIN_CONTRIBUTIONS
     if not usable.any():
-        return None
+        return _Joint(0, 1.0, float("inf"))
     covariance = centred[:, usable].T @ centred[:, usable] / (B - 1) / estimate.n
     scale = np.sqrt(np.diag(covariance))
     size, direction = np.linalg.eigh(covariance / np.outer(scale, scale))
@@ -236,19 +287,26 @@ def _hotelling(estimate: GradientEstimate, exact: FloatArray, false_alarm: float
     rank = int(free.sum())
     below = B - rank
     t_squared = float(np.sum(along[free] ** 2 / size[free]))
-    # A bias of length 1 in a random direction has this mean square length in the pools; exactly so if unpooled.
-    share = float(np.mean(weight[kept] ** 2))
+    p_value = float(_special().fdtrc(rank, below, t_squared * below / ((B - 1) * rank)))
+    fewest = np.atleast_1d(contributions[usable].min())
+    raised = float(_raised(np.atleast_1d(-_special().ndtri(p_value / 2)), fewest)[0])
+    critical = float(_critical(level, fewest)[0])
+    # Nothing is guaranteed of a bias that cancels within a pool.
+    found = alone and np.isfinite(critical)
     largest = float(np.linalg.eigvalsh(covariance)[-1])
-    return _Test(
-        rank,
-        float(fdtrc(rank, below, t_squared * below / ((B - 1) * rank))),
-        float(np.sqrt(_noncentrality(rank, below, false_alarm) * largest / share)),
+    return _Joint(
+        rank, raised, float(np.sqrt(_noncentrality(rank, below, critical) * largest)) if found else float("inf")
     )
 
 
-def _noncentrality(rank: int, below: float, false_alarm: float) -> float:
-    """The noncentrality at which the F test rejects with probability POWER."""
+def _noncentrality(rank: int, below: float, critical: float) -> float:
+    """The noncentrality at which the F test, at the level of a two-sided normal test at z, rejects with POWER."""
+    share = _special().betaincinv(below / 2, rank / 2, 2.0 * _special().ndtr(-critical))
+    return float(_special().ncfdtrinc(rank, below, 1.0 - POWER, below * (1.0 - share) / (rank * share)))
+
+
+def _special() -> Any:
+    """scipy.special, which takes as long to import as everything else and is needed at the end only."""
     from scipy import special
 
-    critical = special.fdtri(rank, below, 1.0 - false_alarm)
-    return float(special.ncfdtrinc(rank, below, 1.0 - POWER, critical))
+    return special

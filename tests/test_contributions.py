@@ -92,9 +92,9 @@ def test_a_sample_shows_what_was_expected():
     policy = SoftmaxPolicy([[-2.0, 0.0, 0.0]] * 2)
     found = expected_contributions(mdp, policy, RewardToGo(), n=4096, horizon=1).total[0, 0]
     sampled = estimate_gradient(mdp, policy, RewardToGo(), n=4096, horizon=1, rng=0).contributions[0, 0]
-    assert found == pytest.approx(4096 * policy.probabilities[0, 0], rel=1e-9)
-    # The excess kurtosis of a two-valued variable is 1/(p(1-p)) - 6, its raw kurtosis about 0 is 1/p.
+    # A two-valued variable has kurtosis 1/(p(1-p)) - 3, and that less 3 in excess of the normal one.
     p = policy.probabilities[0, 0]
+    assert found == pytest.approx(4096 / (1 / (p * (1 - p)) - 3), rel=1e-9)
     assert sampled == pytest.approx(4096 / (1 / (p * (1 - p)) - 6), rel=0.25)
 
 

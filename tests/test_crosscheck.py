@@ -59,7 +59,7 @@ def test_sampler_and_theory_agree(name, horizon, kind):
     assert check.judged.any()
 
 
-@settings(max_examples=50)
+@settings(max_examples=150)
 @given(mdp_and_policy(sparse=None, discount=st.sampled_from([0.0, 0.5, 0.9, 1.0])), st.sampled_from([3, "geometric"]))
 def test_no_generated_model_is_contradicted(case, horizon):
     mdp, policy = case
@@ -206,6 +206,76 @@ def test_an_action_too_rare_to_be_taken_is_no_disagreement():
     policy = SoftmaxPolicy([[16.0, 0.0]] * 2)
     for seed in range(5):
         assert crosscheck(mdp, policy, RewardToGo(), n=50_000, horizon=1, rng=seed).verdict == "undecided"
+
+
+@pytest.mark.parametrize("seed", [19, 20, 21])
+def test_a_jackpot_that_moves_every_step_is_no_disagreement(seed):
+    # Six trajectories in n see the jackpot, at each of their steps: the steps are many, the trajectories are not.
+    n, T = 100_000, 100
+    chance = 6 / (n * T)
+    P, R = np.zeros((2, 2, 2)), np.zeros((2, 2, 2))
+    P[0, 0, 0], P[0, 1] = 1, [1 - chance, chance]
+    R[0, 0, 0], R[0, 1, 0], R[0, 1, 1] = 1, -1, 1e6
+    mdp = MDP(P, R, 1.0, 0, terminal=[False, True])
+    assert crosscheck(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=n, horizon=T, rng=seed).verdict == "undecided"
+
+
+def test_one_wrong_reward_among_many_states_is_found(monkeypatch):
+    # Entries share pools here, where one of them alone hardly shows: the largest |z| finds it.
+    mdp = problems.garnet(300, 6, 4, rng=0)
+    reward = mdp.reward.copy()
+    reward[136, 2] += 1
+    sampled_from(monkeypatch, mdp=MDP(mdp.transition, reward, mdp.discount, mdp.start))
+    check = crosscheck(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=100_000, horizon=20, rng=0)
+    assert check.verdict == "disagrees"
+    assert check.worst_z > 10
+
+
+@pytest.mark.parametrize("entry", range(5))
+def test_a_bias_of_one_entry_of_the_detectable_size_is_found(monkeypatch, entry):
+    # 40 runs in which a fault is found with probability .9 or more show it 28 times but for a chance of 1e-3.
+    mdp = problems.random_mdp(20, 4, rng=0)
+    policy = SoftmaxPolicy.uniform(mdp)
+    options = {"n": 4_000, "horizon": 20, "false_alarm": 1e-4}
+    plain = crosscheck(mdp, policy, RewardToGo(), rng=1000, **options)
+    s, a = np.argwhere(plain.estimate.pooling.pool >= 0)[7 * entry]
+    bias = np.zeros(plain.exact.shape)
+    bias[s, a] = plain.detectable_bias
+
+    def biased(*args, **kwargs):
+        estimate = estimate_gradient(*args, **kwargs)
+        pool, weight = estimate.pooling
+        moved = np.bincount(pool[pool >= 0], (weight * bias)[pool >= 0])
+        object.__setattr__(estimate, "mean", estimate.mean + bias)
+        object.__setattr__(estimate, "blocks", estimate.blocks + moved * np.sqrt(estimate.block_sizes)[:, None])
+        return estimate
+
+    monkeypatch.setattr(MODULE, "estimate_gradient", biased)
+    found = [crosscheck(mdp, policy, RewardToGo(), rng=seed, **options).verdict == "disagrees" for seed in range(40)]
+    assert sum(found) >= 28
+
+
+def test_small_rewards_beside_large_ones_are_not_taken_for_constants(monkeypatch):
+    # State 0 pays 1e9, state 1 pays 1: the sign of what state 1 pays must still matter.
+    P = np.zeros((3, 2, 3))
+    P[0, :, 1] = P[1, :, 2] = 1
+    mdp = MDP(P, [[1e9, -1e9], [1.0, -1.0], [0, 0]], 0.9, 0, terminal=[False, False, True])
+    policy = SoftmaxPolicy([[0.5, 0.0]] * 3)
+    good = crosscheck(mdp, policy, RewardToGo(), n=10_000, horizon=2, rng=0)
+    assert good.agrees
+    assert not good.settled[1].any()
+    flipped = MDP(P, [[1e9, -1e9], [-1.0, 1.0], [0, 0]], 0.9, 0, terminal=[False, False, True])
+    sampled_from(monkeypatch, mdp=flipped)
+    assert crosscheck(mdp, policy, RewardToGo(), n=10_000, horizon=2, rng=0).verdict == "disagrees"
+
+
+def test_a_verdict_that_needs_more_trajectories_says_how_many():
+    lake = problems.frozen_lake("8x8")
+    check = crosscheck(lake, SoftmaxPolicy.uniform(lake), RewardToGo(), n=10_000, horizon=100, rng=0)
+    assert check.verdict == "undecided"
+    assert f"try about {check.trajectories_needed} trajectories" in str(check)
+    options = {"n": check.trajectories_needed, "horizon": 100, "rng": 0}
+    assert crosscheck(lake, SoftmaxPolicy.uniform(lake), RewardToGo(), **options).agrees
 
 
 def test_what_cannot_vary_is_settled():

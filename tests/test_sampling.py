@@ -276,6 +276,21 @@ def test_bad_baselines_are_named(baseline, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("estimator", [RewardToGo, None, "RewardToGo"])
+def test_what_is_no_estimator_is_refused(estimator):
+    with pytest.raises(InvalidArgument, match=r"estimator must be an object such as RewardToGo\(\) but is"):
+        estimate_gradient(LAKE, RANDOM, estimator, n=10, horizon=5, rng=0)
+
+
+def test_a_baseline_is_copied():
+    baseline = np.zeros(16)
+    estimator = RewardToGo(baseline)
+    baseline += 1
+    assert not estimator.baseline.any()
+    with pytest.raises(ValueError, match="read-only"):
+        estimator.baseline[0] = 1
+
+
 def test_an_endless_run_is_refused_before_it_starts():
     mdp = MDP(np.ones((1, 1, 1)), [0.0], 1.0)
     with pytest.raises(SolveError, match="state 0 belongs to a recurrent class of 1 state"):

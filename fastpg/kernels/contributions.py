@@ -46,15 +46,15 @@ def past_moments(offset, successor, probability, credit, discount, survival, who
 
 
 @kernel
-def central(moments, out):
-    """out = mass, mean and the second to fourth central moments, from mass and raw moments times mass; 0 if rounding"""
+def central(moments, known, out):
+    """out = mass, mean and central moments 2 to 4, from mass and raw moments times mass; 0 where within `known`"""
     mass = moments[0]
     out[:] = 0.0
     out[0] = mass
     if mass > 0.0:
         mean, second, third, fourth = moments[1] / mass, moments[2] / mass, moments[3] / mass, moments[4] / mass
         out[1] = mean
-        if second - mean**2 > ROUNDING * second:
+        if second - mean**2 > ROUNDING * known:
             out[2] = second - mean**2
             out[3] = third - 3.0 * mean * second + 2.0 * mean**3
             out[4] = max(fourth - 4.0 * mean * third + 6.0 * mean**2 * second - 3.0 * mean**4, out[2] ** 2)
@@ -62,20 +62,26 @@ def central(moments, out):
 
 @kernel
 def visit_moments(
-    offset, successor, action, probability, pi, signal, baseline, decay, survival, discount, past, h, second, fourth
-):
+    offset, successor, action, probability, pi, signal, baseline, decay, survival, discount, past, h,
+    second, fourth, noise,
+):  # fmt: skip
     """second, fourth[s,a] += E (y - E y)^p for p = 2, 4, with y = [s_t = s] w score(a_t|s)[a]
 
     and w = G + discount (signal + decay H) - baseline(s). Given the action b, y is u w with u = [a = b] - pi(a|s).
+    noise[s,a] += E y^2 as if nothing in w or u cancelled: second is known to a small share of it.
     """
     S, A = pi.shape
-    ahead, raw, weight = np.empty((A, 5)), np.empty(5), np.empty((A, 5))
+    ahead, raw, weight, largest = np.empty((A, 5)), np.empty(5), np.empty((A, 5)), np.empty(A)
     for s in range(S):
         if past[0, s] == 0.0 or offset[s] == offset[s + 1]:
             continue
         ahead[:] = 0.0
+        largest[:] = 0.0
+        behind = past[2, s] / past[0, s]
         for k in range(offset[s], offset[s + 1]):
             x = discount * signal[k] - baseline[s]
+            reach = discount * (abs(signal[k]) + decay * np.sqrt(h[2, successor[k]])) + abs(baseline[s])
+            largest[action[k]] += probability[k] * (reach**2 + behind)
             for j in range(5):
                 ahead[action[k], j] += probability[k] * shifted_power(j, x, discount * decay, survival, h, successor[k])
         for b in range(A):
@@ -83,7 +89,7 @@ def visit_moments(
                 raw[p] = 0.0
                 for i in range(p + 1):
                     raw[p] += BINOMIAL[p, i] * past[i, s] * ahead[b, p - i]
-            central(raw, weight[b])
+            central(raw, largest[b] * past[0, s] / max(raw[0], 5e-324), weight[b])
         for a in range(A):
             mean = 0.0
             for b in range(A):
@@ -93,12 +99,8 @@ def visit_moments(
             fourth[s, a] += absent * mean**4
             for b in range(A):
                 u = (1.0 if a == b else 0.0) - pi[s, a]
-                mass, shift, c2, c3, c4 = (
-                    weight[b, 0],
-                    u * weight[b, 1] - mean,
-                    weight[b, 2],
-                    weight[b, 3],
-                    weight[b, 4],
-                )
+                mass, shift = weight[b, 0], u * weight[b, 1] - mean
+                c2, c3, c4 = weight[b, 2], weight[b, 3], weight[b, 4]
+                noise[s, a] += (u**2 + ROUNDING) * largest[b] * past[0, s]
                 second[s, a] += mass * (u**2 * c2 + shift**2)
                 fourth[s, a] += mass * (u**4 * c4 + 4.0 * u**3 * c3 * shift + 6.0 * u**2 * c2 * shift**2 + shift**4)

@@ -11,12 +11,14 @@ from fastpg.chain import state_transition
 from fastpg.kernels import contributions as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
-from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.estimators import Estimator, checked
 from fastpg.sampling.tables import Horizon, outcome_table, stopping
 from fastpg.validation import FloatArray, frozen
 
 # A geometric time is followed until fewer than this share of trajectories goes on.
-TAIL = 1e-6
+TAIL = 1e-20
+# Longer ones are followed for so many steps: what comes later adds contributions, so that fewer are claimed.
+MOST_STEPS = 20_000
 # A second moment is known to about 1e-15 of a squared return, so smaller changes cannot be told from none.
 ROUNDING = 1e-7
 
@@ -28,15 +30,15 @@ class Contributions(NamedTuple):
     `second` and `fourth` are sum_t M_2 and sum_t M_4, in units of a power of the largest reward;
     `total` = n second^2 / fourth counts repeated visits of one trajectory as if they were several;
     `distinct` = max_t n M_2(t)^2 / M_4(t) counts each trajectory at most once, and not all of them.
-    An entry that is c on a share q of the trajectories and 0 on the others has n q of both. `resolution` is the
-    size of change, in units of reward, below which an entry counts as constant, as with an exact baseline.
+    An entry that is c on a share q of the trajectories and 0 on the others has n q of both. `resolution` (S, A) is
+    the size of change, in units of reward, below which an entry counts as constant, as with an exact baseline.
     """
 
     n: int
     second: FloatArray
     fourth: FloatArray
     distinct: FloatArray
-    resolution: float
+    resolution: FloatArray
 
     @property
     def total(self) -> FloatArray:
@@ -54,7 +56,7 @@ def expected_contributions(
     """
     policy = fitted(policy, mdp)
     rule, table = stopping(mdp, policy, horizon), outcome_table(mdp, policy)
-    terms = estimator.terms(mdp, table)
+    terms = checked(estimator).terms(mdp, table)
     geometric = horizon == "geometric"
     survival = mdp.discount if geometric else 1.0
     decay = terms.trace * (1.0 if geometric else mdp.discount)
@@ -75,25 +77,24 @@ def expected_contributions(
     nothing_to_go = np.zeros(past.shape)
     nothing_to_go[0] = 1.0
     steps = _steps(mdp, policy, rule.horizon, survival)
-    second, fourth, distinct, mass = np.zeros((4, *pi.shape))
+    second, fourth, noise, distinct = np.zeros((4, *pi.shape))
     size = 1.0
     for t, h in enumerate(_reversed_orbit(backward, frozen(nothing_to_go), steps)):
         discount = float(rule.discounts[min(t, rule.discounts.size - 1)])
         b = frozen(baseline if terms.whole else discount * baseline)
-        now = np.zeros((2, *pi.shape))
+        now = np.zeros((3, *pi.shape))
         kernels.visit_moments(
             *joint, table.action, table.probability, pi, signal, b, decay, survival, discount, frozen(past), h, *now
         )
-        second, fourth = second + now[0], fourth + now[1]
-        distinct = np.maximum(distinct, _ratio(n, *now))
-        mass += past[0][:, None] * (1.0 if terms.whole else discount**2)
+        second, fourth, noise = second + now[0], fourth + now[1], noise + now[2]
+        distinct = np.maximum(distinct, _ratio(n, now[0], now[1]))
         size = max(size, float(np.sqrt(h[2].max())))
         following = np.empty(past.shape)
         kernels.past_moments(*joint, table.probability, credit, discount, survival, terms.whole, past, following)
         past = following
-    happens = second > (ROUNDING * size) ** 2 * mass * pi * (1 - pi)
-    second, fourth, distinct = (frozen(np.where(happens, moment, 0.0)) for moment in (second, fourth, distinct))
-    return Contributions(n, second, fourth, distinct, ROUNDING * size * scale)
+    varies = second > ROUNDING**2 * noise
+    second, fourth, distinct = (frozen(np.where(varies, moment, 0.0)) for moment in (second, fourth, distinct))
+    return Contributions(n, second, fourth, distinct, frozen(scale * (ROUNDING * np.sqrt(noise) + ROUNDING**2 * size)))
 
 
 def _ratio(n: int, second: FloatArray, fourth: FloatArray) -> FloatArray:
@@ -105,7 +106,7 @@ def _steps(mdp: MDP, policy: Policy, horizon: int, survival: float) -> int:
     P = survival * sparse.csr_array(state_transition(mdp, policy)).T.tocsr()
     law = np.where(mdp.terminal, 0.0, mdp.start)
     t = 0
-    while t < horizon and law.sum() > TAIL:
+    while t < min(horizon, MOST_STEPS) and law.sum() > TAIL:
         law = np.where(mdp.terminal, 0.0, P @ law)
         t += 1
     return t

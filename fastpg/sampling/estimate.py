@@ -11,7 +11,7 @@ from fastpg.kernels import sampling as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.rng import RNG, philox_key
-from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.estimators import Estimator, checked
 from fastpg.sampling.parallel import StopFlag, in_order
 from fastpg.sampling.tables import Horizon, IntArray, outcome_table, stopping
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
@@ -88,7 +88,7 @@ def estimate_gradient(
     n = positive_integer("n", n)
     rule = stopping(mdp, policy, horizon)
     key, table = philox_key(rng), outcome_table(mdp, policy)
-    terms = estimator.terms(mdp, table)
+    terms = checked(estimator).terms(mdp, table)
     decay = terms.trace * (1.0 if horizon == "geometric" else mdp.discount)
     pi = policy.probabilities
     pool, weight = pooling = pooled(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling

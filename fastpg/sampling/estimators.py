@@ -4,7 +4,7 @@ An estimator says what a step of a trajectory is worth; sampler and statistics a
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -42,14 +42,23 @@ class Estimator(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class TotalReturn:
+class _WithBaseline:
+    baseline: Baseline = None
+
+    def __post_init__(self) -> None:
+        if self.baseline is not None:
+            b = float_array("baseline", self.baseline, InvalidArgument)
+            require_finite("baseline", np.atleast_1d(b), InvalidArgument)
+            object.__setattr__(self, "baseline", frozen(b) if b.ndim else float(b))
+
+
+@dataclass(frozen=True, eq=False)
+class TotalReturn(_WithBaseline):
     """X = sum_t (G - b(s_t)) grad log pi(a_t|s_t) with the discounted return G of the whole trajectory.
 
     Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array.
     Source: Williams (1992), Theorem 1 (REINFORCE).
     """
-
-    baseline: Baseline = None
 
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth the whole return."""
@@ -57,14 +66,12 @@ class TotalReturn:
 
 
 @dataclass(frozen=True, eq=False)
-class RewardToGo:
+class RewardToGo(_WithBaseline):
     """X = sum_t discount^t (G_t - b(s_t)) grad log pi(a_t|s_t) with G_t the return from step t on.
 
     Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array.
     Source: Sutton et al. (1999); Baxter & Bartlett (2001).
     """
-
-    baseline: Baseline = None
 
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth what follows it."""
@@ -74,8 +81,14 @@ class RewardToGo:
 def state_baseline(baseline: Baseline, mdp: MDP) -> FloatArray:
     """`baseline` as one number for each state."""
     S = mdp.n_states
-    b = float_array("baseline", 0.0 if baseline is None else baseline, InvalidArgument)
+    b = np.asarray(0.0 if baseline is None else baseline, dtype=np.float64)
     if b.shape not in ((), (S,)):
         raise InvalidArgument(f"baseline must be None, a number or an array of shape ({S},) but has shape {b.shape}")
-    require_finite("baseline", np.atleast_1d(b), InvalidArgument)
-    return frozen(np.ascontiguousarray(np.broadcast_to(b, (S,))))
+    return frozen(np.broadcast_to(b, (S,)).copy())
+
+
+def checked(estimator: object) -> Estimator:
+    """`estimator`, if it is an object with `terms` and not a class."""
+    if isinstance(estimator, type) or not hasattr(estimator, "terms"):
+        raise InvalidArgument(f"estimator must be an object such as RewardToGo() but is {estimator!r}")
+    return cast("Estimator", estimator)
