@@ -44,12 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"fastpg: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:  # Else it would go to stdout.
+        print(f"fastpg: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
 def _emit(text: str) -> None:
     """Print, quietly if nobody reads on: the verdict of a check does not depend on its readers."""
+    if sys.stdout is None:  # Closed before the process began.
+        return
     try:
         sys.stdout.write(text.rstrip() + "\n")
         sys.stdout.flush()

@@ -36,6 +36,17 @@ def require_writable(file: str) -> None:
         raise InvalidArgument(f"plot must be in a directory that exists but {str(path.parent)!r} is none")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InvalidArgument(f"plot must be a file that can be written but {file!r} is not")
+    # Only opening it tells: /proc, for one, grants what it then refuses.
+    there = os.path.lexists(path)
+    try:
+        with open(path, "ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise InvalidArgument(
+            f"plot must be a file that can be written but {file!r} is not: {error.strerror}"
+        ) from None
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:

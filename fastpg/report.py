@@ -116,7 +116,12 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
         f"  unbiased sampler fails this command with probability {false_alarm:.3g} at most.",
     ]
     if "geometric" in exact:
-        notes.insert(0, "geom.: ends after each step with probability 1 - discount (infinite horizon).")
+        ends = (
+            "runs to the end, as nothing is discounted"
+            if exact["geometric"].mdp.discount == 1
+            else "ends after each step with probability 1 - discount"
+        )
+        notes.insert(0, f"geom.: {ends} (infinite horizon).")
     return "\n".join([_listed(facts), "", _table(headers, rows), "", *notes, "", *_conclusion(lines)])
 
 

@@ -318,6 +318,57 @@ def test_a_closed_pipe_is_quiet(arguments):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="descriptors of POSIX")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["evaluate", "chain"], 0),
+        (["evaluate", "chain", "--json"], 0),
+        (["--help"], 0),
+        (["crosscheck", "two-state", "-n", "1e5", "--horizon", "5"], 0),
+        (["evaluate", "chian"], 2),
+    ],
+)
+def test_a_stream_closed_from_the_start_changes_nothing_else(arguments, code, stream):
+    close = {"stdout": ">&-", "stderr": "2>&-"}[stream]
+    shell = ["sh", "-c", f'exec "$@" {close}', "sh", sys.executable, "-m", "fastpg", *arguments]
+    done = subprocess.run(shell, capture_output=True, check=False, text=True)
+    other = done.stderr if stream == "stdout" else done.stdout
+    assert done.returncode == code, other
+    assert "Traceback" not in other
+    assert "error" not in (other if stream == "stderr" or code == 0 else "")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs /proc")
+def test_a_plot_that_cannot_be_opened_is_refused_before_the_work(capsys, monkeypatch):
+    monkeypatch.setattr("fastpg.evaluation.evaluate", None)
+    code, out, err = run(capsys, "evaluate", "chain", "--plot", "/proc/x.png")
+    assert (code, out) == (2, "")
+    assert err == (
+        "fastpg: error: plot must be a file that can be written but '/proc/x.png' is not: No such file or directory\n"
+    )
+
+
+def test_asking_whether_a_plot_can_be_written_leaves_no_trace(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    fresh, kept = tmp_path / "fresh.png", tmp_path / "kept.png"
+    kept.write_bytes(b"kept")
+    for path in (fresh, kept):
+        assert run(capsys, "evaluate", "chain", "--discount", "1", "--plot", str(path))[0] == 2
+    assert not fresh.exists()
+    assert kept.read_bytes() == b"kept"
+
+
+def test_the_legend_says_how_trajectories_end(capsys):
+    arguments = ["crosscheck", "short-corridor", "--horizon", "geometric", "-n", "1e5"]
+    _, out, _ = run(capsys, *arguments)
+    assert "geom.: runs to the end, as nothing is discounted (infinite horizon)." in out
+    assert "1 - discount" not in out
+    _, out, _ = run(capsys, *arguments, "--discount", "0.9")
+    assert "geom.: ends after each step with probability 1 - discount (infinite horizon)." in out
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_one_line():
     with open("/dev/full", "w") as full:
