@@ -156,7 +156,8 @@ def _conclusion(lines: Sequence[Line]) -> list[str]:
         return [*out, f"Sampled and exact gradients agree on {every}."]
     if "disagrees" in failed:
         return [*out, f"Sampled and exact gradients disagree on {failed.count('disagrees')} of {len(lines)} lines."]
-    return [*out, f"No entry could be judged on {len(failed)} of {len(lines)} lines; take more trajectories."]
+    needed = max(line.check.trajectories_needed for line in lines if line.check.verdict == "undecided")
+    return [*out, f"No entry could be judged on {len(failed)} of {len(lines)} lines: try -n {needed:.1g}."]
 
 
 def _policy_name(case: Case) -> str:

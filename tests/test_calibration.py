@@ -14,10 +14,9 @@ RUNS = 1000 if FULL else 60
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("baseline", [False, True])
-@pytest.mark.parametrize(("size", "horizon", "n"), [("4x4", "geometric", 30_000), ("4x4", 100, 100_000)])
-def test_p_values_of_an_unbiased_sampler_are_nearly_uniform(size, horizon, n, baseline):
-    # Each bound fails by chance with probability below 1e-6 for uniform p-values. The
-    # test below shows what the rule is for.
+@pytest.mark.parametrize(("size", "horizon", "n"), [("4x4", "geometric", 60_000), ("4x4", 100, 100_000)])
+def test_p_values_of_an_unbiased_sampler_are_not_too_small(size, horizon, n, baseline):
+    # Each bound fails by chance with probability below 1e-6 for p-values that are uniform or larger.
     lake = problems.frozen_lake(size)
     policy = SoftmaxPolicy.uniform(lake)
     estimator = RewardToGo(evaluate(lake, policy).value if baseline else None)
@@ -27,7 +26,6 @@ def test_p_values_of_an_unbiased_sampler_are_nearly_uniform(size, horizon, n, ba
     for level in (0.001, 0.01, 0.1, 0.5):
         most = stats.binom.isf(1e-6, RUNS, level)
         assert np.count_nonzero(p < level) <= most, f"{np.count_nonzero(p < level)} of {RUNS} below {level}"
-    assert stats.kstest(p, "uniform").pvalue > 1e-6
 
 
 def test_entries_left_out_would_have_raised_a_false_alarm():
