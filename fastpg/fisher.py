@@ -25,6 +25,12 @@ class FisherInformation:
     `weight` w is the visitation, so that F is the Hessian at theta of E_{s~visitation} KL(pi_theta || pi_theta').
     At discount 1 there is no visitation and w is the occupancy: the Fisher information of the whole path.
 
+        tabular softmax   F itself
+        log-linear        Phi^T F Phi
+        direct            blockdiag_s diag(w(s) / pi_s) - w(s) 1 1^T over the actions with pi > 0, 0 elsewhere: the
+                          Fisher-Rao metric diag(w / pi) less its part along pi, so that v^T F v is the metric's own
+                          for directions v that keep each row's sum
+
     `F @ v` takes a direction in the parameters, shaped like them or flat; `to_dense` gives the matrix, `pinv_solve`
     the minimum-norm least-squares solution of F x = g (SolveError where it overflows), `linear_operator` a view for
     SciPy's iterative solvers.
@@ -143,7 +149,9 @@ def fisher_information(evaluation: Evaluation) -> FisherInformation:
 
         F[(s,a),(s,b)] = visitation(s) (pi(a|s) [a = b] - pi(a|s) pi(b|s))
 
-    A log-linear policy has Phi^T F Phi. Source: Kakade (2001), A Natural Policy Gradient, section 2.
+    This is F in the logits; `FisherInformation` gives its form in the parameters of each kind of policy.
+
+    Source: Kakade (2001), A Natural Policy Gradient, section 2.
     """
     _infinite(evaluation)
     weight = evaluation.occupancy if evaluation.mdp.discount == 1 else evaluation.visitation
@@ -152,13 +160,16 @@ def fisher_information(evaluation: Evaluation) -> FisherInformation:
 
 
 def natural_gradient(evaluation: Evaluation) -> FloatArray:
-    """F^+ dJ, the natural gradient of least norm.
+    """The natural gradient: F^+ dJ, the one of least norm, or for a direct policy the one that stays on the simplex.
 
-        tabular softmax   (A(s,a) - mean_b A(s,b)) / (1 - discount), the uniform mean over the actions with pi > 0;
-                          0 for the others and where visitation(s) = 0
-        log-linear        (Phi^T F Phi)^+ Phi^T dJ/dlogits
-        direct            pi(a|s) A(s,a) / (1 - discount) where visited: the steepest ascent along the simplex in
-                          the Fisher-Rao metric
+        tabular softmax   F^+ dJ = (A(s,a) - mean_b A(s,b)) / (1 - discount), the uniform mean over the actions with
+                          pi > 0; 0 for the others and where visitation(s) = 0
+        log-linear        F^+ dJ = (Phi^T F Phi)^+ Phi^T dJ/dlogits, F on the right that in the logits
+        direct            pi(a|s) A(s,a) / (1 - discount) where visited, not F^+ dJ
+
+    For a direct policy F vanishes along pi, where dJ/dpi = d(s) Q(s,a) need not, and no F^+ g has to keep a row's
+    sum. The step x given is the steepest ascent along the simplex in the Fisher-Rao metric: of all directions over
+    visited states and actions with pi > 0 whose rows sum to 0, it alone has v^T F x = v^T dJ for every such v.
 
     At discount 1 the factor 1 / (1 - discount) is 1 (see `FisherInformation`). A / (1 - discount) gives the same
     policy step as the softmax form and is the one often printed, but it is not the pseudoinverse.
@@ -177,7 +188,7 @@ def natural_gradient(evaluation: Evaluation) -> FloatArray:
 
 
 def normalised_step(evaluation: Evaluation, size: float) -> FloatArray:
-    """sqrt(size / (g^T F^+ g)) F^+ g: the natural gradient scaled so that step^T F step = size.
+    """sqrt(size / (dJ^T x)) x with x the natural gradient, so that step^T F step = size for every kind of policy.
 
     KL(pi_theta || pi_{theta+step}), averaged over the visitation, is size/2 to second order. Zero where the
     gradient is. Source: Rajeswaran et al. (2017), section 3.2.

@@ -252,6 +252,29 @@ def test_natural_gradient_of_direct_policies_is_the_steepest_ascent_along_the_si
     assert_within(np.where(pi > 0, rest - mean, 0), np.zeros(pi.shape), bound)
 
 
+@given(st.data())
+def test_fisher_information_of_direct_policies(data):
+    """diag(w / pi) - w 1 1^T on the support, and v^T F x = v^T dJ along the simplex for the natural gradient x."""
+    mdp = data.draw(mdps(sparse=None, discount=0.9))
+    weights = np.random.default_rng(data.draw(st.integers(0, 9))).uniform(0.5, 1.5, (mdp.n_states, mdp.n_actions))
+    weights[~(mdp.available | mdp.terminal[:, None])] = 0
+    policy = DirectPolicy(weights / weights.sum(axis=1, keepdims=True))
+    ev = evaluate(mdp, policy)
+    F, x = fisher_information(ev), natural_gradient(ev)
+    on = policy.probabilities > 0
+    blocks = np.stack(
+        [
+            w * (np.diag(np.divide(1, pi, out=np.zeros(pi.shape), where=s)) - np.outer(s, s))
+            for w, pi, s in zip(F.weight, policy.probabilities, on, strict=True)
+        ]
+    )
+    assert_within(F.to_dense(), block_diagonal(blocks), 1e3 * EPS * F.weight.max())
+    v = np.where(on, np.linspace(-1, 2, on.size).reshape(on.shape), 0)
+    v = np.where(on, v - v.sum(axis=1, keepdims=True) / on.sum(axis=1, keepdims=True), 0)
+    bound = 8 * on.size * rounding(mdp, policy, resolvents=2) / (1 - mdp.discount)
+    assert_within((v * (F @ x)).sum(), (v * policy_gradient(ev)).sum(), bound)
+
+
 def mean_kl(weight, policy, other):
     """sum_s weight(s) KL(pi || other), for a real or complex table `other`."""
     pi = policy.probabilities
