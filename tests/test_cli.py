@@ -213,7 +213,7 @@ def test_too_few_trajectories_are_undecided(capsys):
     code, out, _ = run(capsys, "crosscheck", "frozen-lake-8x8", "-n", "100", "--horizon", "50")
     assert code == 1
     assert "undecided" in out
-    assert "take more trajectories" in out
+    assert "try -n " in out
     found = document(capsys, "crosscheck", "frozen-lake-8x8", "-n", "100", "--horizon", "50", code=1)
     assert not found["agrees"]
     assert found["lines"][0]["p_value"] is None
