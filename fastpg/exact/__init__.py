@@ -1,0 +1,9 @@
+"""Evaluation without rounding: exact rational numbers, and certified enclosures where logits make them irrational.
+
+Needs python-flint, which pip install 'fastpg[exact]' brings.
+"""
+
+from fastpg.exact.evaluation import ExactEvaluation, ExactFiniteHorizonEvaluation, evaluate_exactly
+from fastpg.exact.model import ExactMDP
+
+__all__ = ["ExactEvaluation", "ExactFiniteHorizonEvaluation", "ExactMDP", "evaluate_exactly"]

@@ -1,0 +1,153 @@
+"""Arrays of rational numbers that are reduced to lowest terms once, when they are handed out.
+
+The solution of a linear system of S equations with float coefficients has a common denominator of thousands of bits.
+Reducing after each operation would spend nearly all time on greatest common divisors, so that denominator is carried
+along unmultiplied, and all entries of a result are reduced against it together.
+"""
+
+import numbers
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastpg.exact.backend import flint
+from fastpg.validation import BoolArray, frozen
+
+Objects: TypeAlias = npt.NDArray[np.object_]
+
+# FLINT ships no types; these are arrays of its integers.
+_lcm = np.frompyfunc(lambda x, y: x.lcm(y), 2, 1)
+_reduce_lcm: Any = _lcm.reduce
+_reduce_gcd: Any = np.frompyfunc(lambda x, y: x.gcd(y), 2, 1).reduce
+
+
+@dataclass(frozen=True, eq=False)
+class Rationals:
+    """The array numerator / (own * prod(common)).
+
+    `own` are small positive integers, broadcast against `numerator` and of as many axes; `common` are large ones.
+    """
+
+    numerator: Objects
+    own: Objects
+    common: tuple[Any, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return self.numerator.shape
+
+    def __mul__(self, other: "Rationals") -> "Rationals":
+        return Rationals(self.numerator * other.numerator, self.own * other.own, self.common + other.common)
+
+    def __add__(self, other: "Rationals") -> "Rationals":
+        x, y, common = self._beside(other)
+        own = _lcm(self.own, other.own)
+        return Rationals(x * (own // self.own) + y * (own // other.own), own, common)
+
+    def __sub__(self, other: "Rationals") -> "Rationals":
+        return self + Rationals(-other.numerator, other.own, other.common)
+
+    def __getitem__(self, key: Any) -> "Rationals":
+        return Rationals(self.numerator[key], np.broadcast_to(self.own, self.shape)[key], self.common)
+
+    def sum(self, axis: int) -> "Rationals":
+        """The sum along one axis."""
+        if self.own.shape[axis] == 1:
+            return Rationals(self.numerator.sum(axis=axis), self.own.squeeze(axis), self.common)
+        own = _reduce_lcm(self.own, axis=axis, keepdims=True)
+        return Rationals((self.numerator * (own // self.own)).sum(axis=axis), own.squeeze(axis), self.common)
+
+    def only(self, mask: BoolArray) -> "Rationals":
+        """The same numbers where `mask` holds and 0 elsewhere."""
+        kept = np.where(mask, self.numerator, flint().fmpz(0))
+        return Rationals(kept, np.broadcast_to(self.own, kept.shape), self.common)
+
+    def _beside(self, other: Self) -> tuple[Objects, Objects, tuple[Any, ...]]:
+        """Numerators of both over the same common denominators, and those."""
+        x, y, common = self.numerator, other.numerator, self.common
+        spare = list(self.common)
+        for factor in other.common:
+            if factor in spare:
+                spare.remove(factor)
+            else:
+                x, common = x * factor, (*common, factor)
+        for factor in spare:
+            y = y * factor
+        return x, y, common
+
+    def fractions(self) -> Objects:
+        """The numbers in lowest terms, a read-only array of `fractions.Fraction`."""
+        n, own = self.numerator.ravel().tolist(), np.broadcast_to(self.own, self.shape).ravel().tolist()
+        denominators: list[list[Any]] = [[] for _ in n]
+        for factor in self.common:
+            for i, (x, rest) in enumerate(_lowest_terms(n, factor)):
+                n[i] = x
+                denominators[i].append(rest)
+        out = np.empty(len(n), dtype=object)
+        for i, x in enumerate(n):
+            shared = x.gcd(own[i])
+            whole = own[i] // shared
+            for factor in denominators[i]:
+                whole = whole * factor
+            out[i] = Fraction(_LowestTerms(int(x // shared), int(whole)))  # type: ignore[call-overload]
+        return frozen(out.reshape(self.shape))
+
+
+@numbers.Rational.register
+class _LowestTerms(NamedTuple):
+    """What `Fraction` takes as it is; its own way to lowest terms is slow for thousands of digits."""
+
+    numerator: int
+    denominator: int
+
+
+def _lowest_terms(numerators: list[Any], denominator: Any) -> list[tuple[Any, Any]]:
+    """Each numerator over the same denominator, in lowest terms.
+
+    One common divisor with the product of all numerators finds the part of the denominator that any of them shares,
+    which is nearly always small; each numerator is then reduced by that part alone.
+    """
+    product = flint().fmpz(1)
+    for x in numerators:
+        if x:
+            product = product * x % denominator
+    rest = denominator
+    divisor = product.gcd(rest)
+    while divisor != 1:
+        rest //= divisor
+        divisor = divisor.gcd(rest)
+    shared = denominator // rest
+    pairs = []
+    for x in numerators:
+        divisor = x.gcd(shared) if x else denominator
+        pairs.append((x, denominator) if divisor == 1 else (x // divisor, denominator // divisor))
+    return pairs
+
+
+def exact(values: Objects | npt.NDArray[np.float64]) -> Rationals:
+    """Floats, ints and Fractions as the rational numbers they are, one denominator for each row."""
+    fmpz = flint().fmpz
+    shape = values.shape
+    rows = values.reshape(-1, shape[-1]).tolist()
+    n, own = np.empty(shape, dtype=object), np.empty((*shape[:-1], 1), dtype=object)
+    for i, row in enumerate(rows):
+        ratios = [x.as_integer_ratio() for x in row]
+        denominator = fmpz(1)
+        for q in {q for _, q in ratios}:
+            denominator = denominator.lcm(q)
+        n.reshape(-1, shape[-1])[i] = [denominator // q * p for p, q in ratios]
+        own.reshape(-1)[i] = denominator
+    return Rationals(n, own)
+
+
+def exact_law(values: Objects | npt.NDArray[np.float64]) -> Rationals:
+    """Rows of non-negative numbers divided by their exact sums; rows of zeros stay."""
+    one, n = flint().fmpz(1), exact(values).numerator
+    divisor = _reduce_gcd(n, axis=-1, keepdims=True)
+    n = n // np.where(divisor == 0, one, divisor)
+    total = n.sum(axis=-1, keepdims=True)
+    return Rationals(n, np.where(total == 0, one, total))
