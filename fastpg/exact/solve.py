@@ -22,12 +22,13 @@ class ExactSolutions:
         """V (S,), 0 where it does not exist."""
         r, one = self.model.state_reward.only(~self.model.problem.undefined), flint().fmpz(1)
         own = np.broadcast_to(r.own, r.shape)
-        divisor = np.array([x.gcd(y) for x, y in zip(r.numerator, own, strict=True)], dtype=object)
+        scaled = r.numerator * self._scale
+        divisor = np.array([x.gcd(y) for x, y in zip(scaled, own, strict=True)], dtype=object)
         below = own // divisor
         common = one
         for x in below:
             common = common.lcm(x)
-        b = r.numerator // divisor * (common // below) * self._scale
+        b = scaled // divisor * (common // below)
         numerator, denominator = _solved(self._matrix, b)
         return Rationals(numerator, np.array([one], dtype=object), (denominator * common,))
 
