@@ -41,7 +41,7 @@ class Balls:
         """Floats r with |exact - midpoint| <= r for the rounded `midpoint`, rounded up."""
         arb = flint().arb
         pairs = zip(self.balls.ravel(), self.midpoint.ravel().tolist(), strict=True)
-        rounded = [_above(abs(x - arb(middle))) for x, middle in pairs]
+        rounded = [math.inf if math.isinf(middle) else _above(abs(x - arb(middle))) for x, middle in pairs]
         return frozen(np.array(rounded, dtype=np.float64).reshape(self.shape))
 
     @cached_property

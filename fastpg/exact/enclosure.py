@@ -186,7 +186,7 @@ def enclose(
     >>> mdp = problems.bandit([1.0, 0.0])
     >>> balls = enclose(mdp, SoftmaxPolicy([[-1000.0, 0.0], [0.0, 0.0]]))
     >>> balls.probabilities.balls[0, 0]
-    [5.07595889754945676529180947957433691930559928289e-435 +/- 4.58e-483]
+    [5.07595889754946e-435 +/- 3.24e-450]
     """
     for name, number in (("width", width), ("absolute", absolute)):
         if real_between(name, number, 0, 1) == 0:

@@ -1,6 +1,7 @@
 """Evaluation in rational numbers."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from typing import overload
@@ -101,7 +102,7 @@ class ExactEvaluation:
         return self._exact.natural_gradient.fractions()
 
     def __repr__(self) -> str:
-        return f"ExactEvaluation(expected return {float(self.expected_return):.12g}, {self.mdp!r})"
+        return f"ExactEvaluation(expected return {_shown(self.expected_return)}, {self.mdp!r})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -167,7 +168,7 @@ class ExactFiniteHorizonEvaluation:
         return self._exact.gradient.fractions()
 
     def __repr__(self) -> str:
-        head = f"horizon {self.horizon}, expected return {float(self.expected_return):.12g}"
+        head = f"horizon {self.horizon}, expected return {_shown(self.expected_return)}"
         return f"ExactFiniteHorizonEvaluation({head}, {self.mdp!r})"
 
 
@@ -180,23 +181,24 @@ def evaluate_exactly(
 ) -> ExactEvaluation | ExactFiniteHorizonEvaluation:
     """Values, visitation, return and gradient of `policy` on `mdp` as exact rational numbers.
 
-        V = (I - discount P_pi)^{-1} r_pi,  d = (I - discount P_pi)^{-T} start,  dJ/dlogits = d(s) pi(a|s) A(s,a)
+            V = (I - discount P_pi)^{-1} r_pi,  d = (I - discount P_pi)^{-T} start,  dJ/dlogits = d(s) pi(a|s) A(s,a)
 
-    Floats are the rational numbers that they are, and each row of transition, start and policy is divided by its
-    exact sum. `policy` is a policy, whose floats `probabilities` are taken as given (`enclose` has the softmax of its
-    logits instead), or a table (S, A) of numbers as `ExactMDP` takes them. With `horizon=T` the process stops after T
-    steps and an `ExactFiniteHorizonEvaluation` is returned.
+        Floats are the rational numbers that they are, and each row of transition, start and policy is divided by its
+        exact sum. `policy` is a policy, whose floats `probabilities` are taken as given (`enclose` has the softmax of its
+        logits instead), or a table (S, A) of numbers as `ExactMDP` takes them. With `horizon=T` the process stops after T
+        steps and an `ExactFiniteHorizonEvaluation` is returned.
 
-    Shapes and corners are those of `evaluate`. Raises InvalidPolicy where the policy does not fit, SolveError where
-    at discount 1 the process need not end, and ImportError without python-flint.
+        Shapes and corners are those of `evaluate`. Raises InvalidPolicy where the policy does not fit, SolveError where
+        at discount 1 the process need not end, and ImportError without python-flint.
 
-    >>> from fractions import Fraction
-    >>> mdp = ExactMDP([[["1/3", "2/3"], [0, 1]], [[0, 1], [0, 1]]], [[0, 0], [1, 1]], "0.9", start=0)
-    >>> ev = evaluate_exactly(mdp, [["1/2", "1/2"], [1, 0]])
-    >>> ev.value
-    array([Fraction(150, 17), Fraction(10, 1)], dtype=object)
-    >>> ev.gradient[0, 1] - ev.gradient[0, 0]
-    Fraction(120, 289)
+        >>> from decimal import Decimal
+    from fractions import Fraction
+        >>> mdp = ExactMDP([[["1/3", "2/3"], [0, 1]], [[0, 1], [0, 1]]], [[0, 0], [1, 1]], "0.9", start=0)
+        >>> ev = evaluate_exactly(mdp, [["1/2", "1/2"], [1, 0]])
+        >>> ev.value
+        array([Fraction(150, 17), Fraction(10, 1)], dtype=object)
+        >>> ev.gradient[0, 1] - ev.gradient[0, 0]
+        Fraction(120, 289)
     """
     at = problem(mdp, policy)
     model = rational_model(at)
@@ -228,6 +230,11 @@ def rational_model(at: Problem) -> Model[Rationals]:
         share=exact(np.array([[Fraction(1, int(n))] for n in at.taken.sum(axis=1)], dtype=object)),
         features=phi,
     )
+
+
+def _shown(x: Fraction) -> str:
+    """Twelve digits of a number that floats may be too small or too large for."""
+    return f"{Decimal(x.numerator) / Decimal(x.denominator):.12g}"
 
 
 def _scalar(x: Fraction) -> Rationals:

@@ -236,8 +236,8 @@ class FiniteHorizonQuantities(Generic[N]):
 
 
 def _differences(q: N) -> N:
-    """Q(s,a) - Q(s,b), shape (S, A, A)."""
-    return q[:, :, None] - q[:, None, :]
+    """Q(s,a) - Q(s,b), shape (S, A, A), exactly 0 for a = b."""
+    return (q[:, :, None] - q[:, None, :]).only(~np.eye(q.shape[1], dtype=bool))
 
 
 def _total(terms: list[N]) -> N:
