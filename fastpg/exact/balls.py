@@ -139,8 +139,18 @@ def _fraction(x: Any, side: int) -> Fraction | None:
 
 
 def _holds(x: Any, y: Any) -> bool:
-    if isinstance(y, flint().arb):
+    """Whether the ball x holds the ball or number y; a number is rounded ever less until the answer is clear."""
+    arb, context = flint().arb, flint().ctx
+    if isinstance(y, arb):
         return bool(x.contains(y))
     if isinstance(y, float) and not math.isfinite(y):
         return False
-    return bool(x.contains(flint().fmpq(*y.as_integer_ratio())))
+    number, bits = flint().fmpq(*y.as_integer_ratio()), 64
+    while True:
+        with context.workprec(bits):
+            near = arb(number)
+        if x.contains(near):
+            return True
+        if not x.overlaps(near):
+            return False
+        bits *= 2

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +18,7 @@ from fastpg.exact.quantities import FiniteHorizonQuantities, Model, Quantities
 from fastpg.exact.rationals import Objects, Rationals, exact
 from fastpg.model import MDP
 from fastpg.policy import LogLinearPolicy, Policy, SoftmaxPolicy
-from fastpg.validation import BoolArray, frozen, positive_integer, real_between
+from fastpg.validation import frozen, positive_integer, real_between
 
 FIRST_BITS, MOST_BITS = 128, 1 << 15
 
@@ -50,17 +49,17 @@ class Enclosure:
     @cached_property
     def value(self) -> Balls:
         """V (S,), or (T+1, S) by steps to go."""
-        return self._certified("value", lambda at: at.value, self._problem.undefined)
+        return self._certified("value", lambda at: at.value, "undefined")
 
     @cached_property
     def action_value(self) -> Balls:
         """Q (S, A), or (T+1, S, A) by steps to go."""
-        return self._certified("action_value", lambda at: at.action_value, self._problem.undefined_action)
+        return self._certified("action_value", lambda at: at.action_value, "undefined_action")
 
     @cached_property
     def advantage(self) -> Balls:
         """Q - V (S, A), or (T+1, S, A) by steps to go; 0 where unavailable."""
-        return self._certified("advantage", lambda at: at.advantage, self._problem.undefined_advantage)
+        return self._certified("advantage", lambda at: at.advantage, "undefined_advantage")
 
     @cached_property
     def occupancy(self) -> Balls:
@@ -90,8 +89,7 @@ class Enclosure:
     @cached_property
     def probability_gradient(self) -> Balls:
         """dJ/dpi (S, A)."""
-        undefined = self._problem.undefined_derivative
-        return self._certified("probability_gradient", lambda at: at.probability_gradient, undefined)
+        return self._certified("probability_gradient", lambda at: at.probability_gradient, "undefined_derivative")
 
     @cached_property
     def gradient(self) -> Balls:
@@ -123,8 +121,8 @@ class Enclosure:
                 "the Fisher information is that of the visitation of an infinite horizon; enclose without horizon"
             )
 
-    def _certified(self, name: str, quantity: Callable[[Any], Any], undefined: BoolArray | None = None) -> Balls:
-        """The quantity with as many bits as its width needs."""
+    def _certified(self, name: str, quantity: Callable[[Any], Any], undefined: str | None = None) -> Balls:
+        """The quantity with as many bits as its width needs; `undefined` names the mask of what does not exist."""
         bits = FIRST_BITS
         while bits <= MOST_BITS:
             with flint().ctx.workprec(bits):
@@ -132,7 +130,7 @@ class Enclosure:
                 balls = np.stack([x.balls for x in found]) if isinstance(found, list) else found.balls
                 exists = np.ones(balls.shape, bool)
                 if undefined is not None and self.horizon is None:
-                    exists = ~undefined
+                    exists = ~getattr(self._problem, undefined)
                 narrow = [self._narrow(x) for x in balls[exists]]
                 if all(narrow):
                     return Balls(frozen(np.where(exists, balls, flint().arb.nan())))
@@ -230,10 +228,8 @@ def _probabilities(rational: Model[Rationals]) -> Balls:
     out = np.empty(logits.shape, dtype=object)
     for s, row in enumerate(logits.fractions()):
         top = max(x for x, taken in zip(row, at.taken[s], strict=True) if taken)
-        gaps: list[Fraction] = [x - top for x in row]
-        weight = [
-            exponential(fmpq(*g.as_integer_ratio())) if t else arb(0) for g, t in zip(gaps, at.taken[s], strict=True)
-        ]
+        gaps = [fmpq(*(x - top).as_integer_ratio()) for x in row]
+        weight = [exponential(gap) if taken else arb(0) for gap, taken in zip(gaps, at.taken[s], strict=True)]
         total = sum(weight, arb(0))
         out[s] = [w / total for w in weight]
     return Balls(out)

@@ -181,24 +181,23 @@ def evaluate_exactly(
 ) -> ExactEvaluation | ExactFiniteHorizonEvaluation:
     """Values, visitation, return and gradient of `policy` on `mdp` as exact rational numbers.
 
-            V = (I - discount P_pi)^{-1} r_pi,  d = (I - discount P_pi)^{-T} start,  dJ/dlogits = d(s) pi(a|s) A(s,a)
+        V = (I - discount P_pi)^{-1} r_pi,  d = (I - discount P_pi)^{-T} start,  dJ/dlogits = d(s) pi(a|s) A(s,a)
 
-        Floats are the rational numbers that they are, and each row of transition, start and policy is divided by its
-        exact sum. `policy` is a policy, whose floats `probabilities` are taken as given (`enclose` has the softmax of its
-        logits instead), or a table (S, A) of numbers as `ExactMDP` takes them. With `horizon=T` the process stops after T
-        steps and an `ExactFiniteHorizonEvaluation` is returned.
+    Floats are the rational numbers that they are, and each row of transition, start and policy is divided by its
+    exact sum. `policy` is a policy, whose floats `probabilities` are taken as given (`enclose` has the softmax of its
+    logits instead), or a table (S, A) of numbers as `ExactMDP` takes them. With `horizon=T` the process stops after T
+    steps and an `ExactFiniteHorizonEvaluation` is returned.
 
-        Shapes and corners are those of `evaluate`. Raises InvalidPolicy where the policy does not fit, SolveError where
-        at discount 1 the process need not end, and ImportError without python-flint.
+    Shapes and corners are those of `evaluate`. Raises InvalidPolicy where the policy does not fit, SolveError where
+    at discount 1 the process need not end, and ImportError without python-flint.
 
-        >>> from decimal import Decimal
-    from fractions import Fraction
-        >>> mdp = ExactMDP([[["1/3", "2/3"], [0, 1]], [[0, 1], [0, 1]]], [[0, 0], [1, 1]], "0.9", start=0)
-        >>> ev = evaluate_exactly(mdp, [["1/2", "1/2"], [1, 0]])
-        >>> ev.value
-        array([Fraction(150, 17), Fraction(10, 1)], dtype=object)
-        >>> ev.gradient[0, 1] - ev.gradient[0, 0]
-        Fraction(120, 289)
+    >>> from fractions import Fraction
+    >>> mdp = ExactMDP([[["1/3", "2/3"], [0, 1]], [[0, 1], [0, 1]]], [[0, 0], [1, 1]], "0.9", start=0)
+    >>> ev = evaluate_exactly(mdp, [["1/2", "1/2"], [1, 0]])
+    >>> ev.value
+    array([Fraction(150, 17), Fraction(10, 1)], dtype=object)
+    >>> ev.gradient[0, 1] - ev.gradient[0, 0]
+    Fraction(120, 289)
     """
     at = problem(mdp, policy)
     model = rational_model(at)
