@@ -164,6 +164,15 @@ def test_finite_horizon_by_enumeration(horizon):
     assert (ev.visitation.sum(axis=1) == 1).all()
 
 
+def test_discount_0_visits_only_the_start():
+    mdp = ExactMDP([[[0, 1]] * 2, [[0, 1]] * 2], [[0, 1], [0, 1]], 0, 0)
+    for probabilities in (SoftmaxPolicy(np.zeros((2, 2))), [["1/2", "1/2"]] * 2):
+        ev = evaluate_exactly(mdp, probabilities)
+        assert ev.occupancy.tolist() == [1, 0]
+        assert ev.natural_gradient[0, 1] > 0
+        assert not ev.natural_gradient[1].any()
+
+
 @settings(max_examples=40)
 @given(mdp_and_policy(max_states=4, sparse=None), st.integers(1, 4))
 def test_finite_horizon_matches_floats(case, horizon):
@@ -288,6 +297,11 @@ NOT_A_NUMBER = "must be an int, a float, a Fraction, a Decimal or a string such 
         (lambda: model(discount=True), InvalidModel, "discount must be a number in [0, 1] but is True"),
         (lambda: model(start=1), InvalidModel, "start must be a state in 0..0 or a law of shape (1,) but is 1"),
         (lambda: model(start=["1/2"]), InvalidModel, "start must sum to exactly 1 but sums to 1/2"),
+        (
+            lambda: model(start=["0.9999999999"]),
+            InvalidModel,
+            "start must sum to exactly 1 but sums to 9999999999/10000000000",
+        ),
         (lambda: model(start=[0.5]), InvalidModel, "start must sum to 1 within 1e-09 but sums to 0.5"),
         (
             lambda: model(start=[0, 1]),
@@ -342,6 +356,10 @@ def test_numbers_of_any_kind_are_taken_without_rounding():
     assert mdp.transition.tolist() == [[[F(1, 3), F(2, 3)]], [[F(1, 10), F(9, 10)]]]
     assert mdp.reward.tolist() == [[F(0.1)], [F(1, 10**400)]]
     assert mdp.start.tolist() == [F(1, 2)] * 2
+    with pytest.raises(
+        InvalidModel, match=r"transition\[0, 0\] must sum to exactly 1 but sums to 99999999999/100000000000"
+    ):
+        ExactMDP([[["0.99999999999"]]], [0], 0)
     floats_in_it = ExactMDP([[[0.1, 0.9 + 1e-12]], [[0, 1]]], [0, 1], 0.5)
     assert floats_in_it.transition.sum(axis=2).tolist() == [[1], [1]]
     assert repr(floats_in_it) == "ExactMDP(2 states, 1 action, discount 1/2)"

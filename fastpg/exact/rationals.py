@@ -108,19 +108,14 @@ class _LowestTerms(NamedTuple):
 def _lowest_terms(numerators: list[Any], denominator: Any) -> list[tuple[Any, Any]]:
     """Each numerator over the same denominator, in lowest terms.
 
-    One common divisor with the product of all numerators finds the part of the denominator that any of them shares,
-    which is nearly always small; each numerator is then reduced by that part alone.
+    What any numerator shares with the denominator divides what their product shares with it, which is nearly always
+    small; so one large common divisor serves all of them.
     """
     product = flint().fmpz(1)
     for x in numerators:
         if x:
             product = product * x % denominator
-    rest = denominator
-    divisor = product.gcd(rest)
-    while divisor != 1:
-        rest //= divisor
-        divisor = divisor.gcd(rest)
-    shared = denominator // rest
+    shared = product.gcd(denominator)
     pairs = []
     for x in numerators:
         divisor = x.gcd(shared) if x else denominator
