@@ -80,20 +80,22 @@ class Rationals:
         return x, y, common
 
     def fractions(self) -> Objects:
-        """The numbers in lowest terms, a read-only array of `fractions.Fraction`."""
-        n, own = self.numerator.ravel().tolist(), np.broadcast_to(self.own, self.shape).ravel().tolist()
-        denominators: list[list[Any]] = [[] for _ in n]
+        """The numbers in lowest terms, a read-only array of `fractions.Fraction`.
+
+        What any numerator shares with a common denominator divides what their product shares with it, which is nearly
+        always small; so one large common divisor serves all of them.
+        """
+        fmpz = flint().fmpz
+        n, below = self.numerator.ravel().tolist(), np.broadcast_to(self.own, self.shape).ravel().tolist()
+        modulus, product = fmpz(1), fmpz(1)
         for factor in self.common:
-            for i, (x, rest) in enumerate(_lowest_terms(n, factor)):
-                n[i] = x
-                denominators[i].append(rest)
+            modulus = modulus.lcm(factor)
+        for x in n:
+            product = product * x % modulus if x else product
+        common = [(factor, product.gcd(factor)) for factor in self.common]
         out = np.empty(len(n), dtype=object)
         for i, x in enumerate(n):
-            shared = x.gcd(own[i])
-            whole = own[i] // shared
-            for factor in denominators[i]:
-                whole = whole * factor
-            out[i] = Fraction(_LowestTerms(int(x // shared), int(whole)))  # type: ignore[call-overload]
+            out[i] = _lowest_terms(x, below[i], common) if x else Fraction(0)
         return frozen(out.reshape(self.shape))
 
 
@@ -105,22 +107,14 @@ class _LowestTerms(NamedTuple):
     denominator: int
 
 
-def _lowest_terms(numerators: list[Any], denominator: Any) -> list[tuple[Any, Any]]:
-    """Each numerator over the same denominator, in lowest terms.
-
-    What any numerator shares with the denominator divides what their product shares with it, which is nearly always
-    small; so one large common divisor serves all of them.
-    """
-    product = flint().fmpz(1)
-    for x in numerators:
-        if x:
-            product = product * x % denominator
-    shared = product.gcd(denominator)
-    pairs = []
-    for x in numerators:
-        divisor = x.gcd(shared) if x else denominator
-        pairs.append((x, denominator) if divisor == 1 else (x // divisor, denominator // divisor))
-    return pairs
+def _lowest_terms(x: Any, below: Any, common: list[tuple[Any, Any]]) -> Fraction:
+    """x / (below * prod(factors)), each factor with a divisor that holds whatever x shares with it."""
+    divisor = x.gcd(below)
+    x, below = x // divisor, below // divisor
+    for factor, shared in common:
+        divisor = x.gcd(shared)
+        x, below = x // divisor, below * (factor // divisor)
+    return Fraction(_LowestTerms(int(x), int(below)))  # type: ignore[call-overload]
 
 
 def exact(values: Objects | npt.NDArray[np.float64]) -> Rationals:
