@@ -93,15 +93,18 @@ def test_laws_hold_exactly(case):
 def test_derived_quantities_are_those_of_the_float_functions(case):
     mdp, policy = case
     ev, exact = evaluate(mdp, policy), evaluate_exactly(mdp, policy)
-    weight = fisher_information(ev).weight.sum()
-    assert_within(fisher_information(ev).blocks, floats(exact.fisher_blocks), 1e-12 * (1 + weight))
+    weight = fisher_information(ev).weight
+    bound = rounding(mdp, policy, resolvents=1, scale=1.0)
+    assert_within(fisher_information(ev).blocks, floats(exact.fisher_blocks), bound)
     assert exact.gradient.shape == policy_gradient(ev).shape
     size = np.abs(policy.features).sum() if isinstance(policy, LogLinearPolicy) else 1
     assert_within(policy_gradient(ev), floats(exact.gradient), size * rounding(mdp, policy, resolvents=2))
     scale = 1 if mdp.discount == 1 else 1 - mdp.discount
     if not isinstance(policy, LogLinearPolicy):
         bound = 8 * rounding(mdp, policy, resolvents=1) / scale
-        assert_within(natural_gradient(ev), floats(exact.natural_gradient), bound)
+        # The float weight of a state may underflow to 0, and its step is then 0.
+        seen = (weight > 0) | (exact.occupancy == 0)
+        assert_within(natural_gradient(ev)[seen], floats(exact.natural_gradient)[seen], bound)
 
 
 @given(mdp_and_policy(max_states=3, max_actions=3))
