@@ -33,7 +33,7 @@ class Balls:
 
     @cached_property
     def midpoint(self) -> FloatArray:
-        """The floats nearest to the midpoints; 0 where they underflow."""
+        """The midpoints rounded to floats, 0 where they underflow; `radius` counts the rounding."""
         return frozen(self._mapped(lambda x: float(x.mid())).astype(np.float64))
 
     @cached_property
