@@ -54,7 +54,7 @@ def induced_chain(mdp: MDP, policy: Policy) -> Chain:
     P = state_transition(mdp, policy)
     undefined = np.zeros(S, bool)
     if mdp.discount == 1:
-        undefined = _never_certain_to_end(P, mdp)
+        undefined = never_certain_to_end(P, mdp.terminal, mdp.start > 0)
         if undefined.any():
             keep = np.where(undefined, 0.0, 1.0)
             P = sparse.csr_array(sparse.diags_array(keep) @ P) if sparse.issparse(P) else P * keep[:, None]
@@ -106,7 +106,7 @@ def finite(
     return x
 
 
-def _reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:
+def reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:
     """States that a path of stored edges leads to from a seed, seeds included."""
     from scipy.sparse.csgraph import breadth_first_order
 
@@ -118,16 +118,16 @@ def _reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:
     return found[:-1]
 
 
-def _never_certain_to_end(P: Transition, mdp: MDP) -> BoolArray:
-    """States from which the process may go on for ever; SolveError if `start` can reach one."""
+def never_certain_to_end(P: Transition, terminal: BoolArray, start: BoolArray) -> BoolArray:
+    """States from which the process may go on for ever; SolveError if a state of the mask `start` can reach one."""
     edges = sparse.csr_array(P)
     edges.eliminate_zeros()
     reverse = sparse.csr_array(edges.T)
-    trapped = ~_reached(reverse, mdp.terminal)
-    endless = _reached(reverse, trapped) if trapped.any() else trapped
-    bad = endless & _reached(edges, mdp.start > 0)
+    trapped = ~reached(reverse, terminal)
+    endless = reached(reverse, trapped) if trapped.any() else trapped
+    bad = endless & reached(edges, start)
     if bad.any():
-        state, size = _recurrent_state(edges, _reached(edges, bad) & trapped)
+        state, size = _recurrent_state(edges, reached(edges, bad) & trapped)
         raise SolveError(
             f"at discount 1 the process must end for certain from every state reachable from start, but state "
             f"{state} belongs to a recurrent class of {size} state{'s' * (size != 1)} that it never leaves; "

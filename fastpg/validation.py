@@ -59,7 +59,9 @@ def require(
     where = ", ".join(map(str, place))
     failing = int(good.size - np.count_nonzero(good))
     verb = "sums to" if unit == "rows" else "is"
-    raise error(f"{name}[{where}] must {rule} but {verb} {value[place].item()!r}; {failing} of {good.size} {unit} fail")
+    found = value[place]
+    shown = repr(found.item()) if isinstance(found, np.generic) else str(found)
+    raise error(f"{name}[{where}] must {rule} but {verb} {shown}; {failing} of {good.size} {unit} fail")
 
 
 def require_finite(name: str, array: FloatArray, error: type[FastPGError]) -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     ("finite_horizon",),
     ("evaluation",),
     ("gradient", "average_reward"),
-    ("fisher", "moments"),
+    ("fisher", "moments", "exact"),
     ("sampling",),
     ("crosscheck",),
     ("formats",),
