@@ -83,7 +83,7 @@ class Evaluation:
     @cached_property
     def visitation(self) -> FloatArray:
         """(1 - discount) sum_t discount^t P(s_t = s) over all states, terminal ones included; sums to 1."""
-        return frozen(np.where(self.mdp.terminal, self._arrivals, (1 - self.mdp.discount) * self._arrivals))
+        return frozen(np.where(self.mdp.terminal, self._arrivals, self.mdp.discount_complement * self._arrivals))
 
     @cached_property
     def state_action_visitation(self) -> FloatArray:

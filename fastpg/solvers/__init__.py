@@ -27,11 +27,17 @@ class Solver(Protocol):
 
 
 def choose(chain: Chain) -> Solver:
-    """The solver for a chain: sparse LU where the model is sparse, dense LU otherwise."""
+    """The solver for a chain: sparse LU where the model is sparse, dense LU otherwise.
+
+    Where the discount is 1.0 in floats and its complement is not 0, GTH: the others read the discount alone.
+    """
+    if chain.rounds_to_undiscounted:
+        return GTH()
     return SparseLU() if chain.is_sparse else LU()
 
 
+from fastpg.solvers.gth import GTH  # noqa: E402
 from fastpg.solvers.lu import LU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
 
-__all__ = ["LU", "Factorisation", "Solver", "SparseLU", "choose"]
+__all__ = ["GTH", "LU", "Factorisation", "Solver", "SparseLU", "choose"]

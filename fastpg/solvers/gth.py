@@ -1,0 +1,142 @@
+"""Elimination without subtraction (Grassmann, Taksar & Heyman): full precision however close to 1 the discount is."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from fastpg.chain import Chain
+from fastpg.errors import InvalidArgument
+from fastpg.kernels.gth import eliminate
+from fastpg.solvers.lu import singular
+from fastpg.validation import FloatArray, frozen
+
+# States in a tile: its products stay in the processor's cache, and too small for BLAS to start threads for them.
+TILE = 64
+# Sparse chains with more states than this are refused: 200 MB for a matrix.
+LARGEST_SPARSE = 5_000
+
+
+@dataclass(frozen=True)
+class GTH:
+    """Dense elimination that only adds, multiplies and divides numbers that are not negative.
+
+    Rows of P_pi sum to 1, so the diagonal of I - discount P_pi is a row sum of flows: the transitions to other states
+    and 1 - discount. Pivots are computed as such sums, never by a subtraction, and P_pi(s,s) is not read. For b >= 0
+    each entry of the solution then has a small relative error, whatever the condition number; a signed b is split.
+
+    Time O(S^3), about 1.5 times that of LU on one thread; memory 16 S^2 bytes. Sparse chains are made dense up to
+    5000 states and refused beyond.
+
+    Source: Grassmann, Taksar & Heyman (1985); O'Cinneide (1993), Theorem 2, for the entrywise error.
+    """
+
+    def factorise(self, chain: Chain) -> "GTHFactorisation":
+        """Factorise I - discount P_pi by tiles, P_pi being the stored rows divided by their sums."""
+        S = chain.n_states
+        if chain.is_sparse and S > LARGEST_SPARSE:
+            raise InvalidArgument(
+                f"GTH is a dense solver and takes sparse chains of up to {LARGEST_SPARSE} states but this one has {S}; "
+                "use SparseLU, or store the transitions densely where memory allows"
+            )
+        P, order, slack = _ending_last(chain)
+        m = -(-S // TILE)
+        B = -(-S // m)
+        # The tiles are padded with states that end at once.
+        padded, leaving = np.zeros((m * B, m * B)), np.ones((m, B, 1))
+        np.multiply(P, chain.discount, out=padded[:S, :S])
+        leaving.reshape(-1)[:S] = slack
+        tiles = np.ascontiguousarray(padded.reshape(m, B, m, B).transpose(0, 2, 1, 3))
+        inverses = np.empty((m, 2, B, B))
+        for p in range(m):
+            for k in range(p):
+                tiles[p, p:] += tiles[p, k] @ tiles[k, p:]
+                tiles[p + 1 :, p] += tiles[p + 1 :, k] @ tiles[k, p]
+                leaving[p] += tiles[p, k] @ leaving[k]
+            out_of_tile = leaving[p, :, 0] + tiles[p, p + 1 :].sum(axis=(0, 2))
+            eliminate(frozen(tiles[p, p]), frozen(out_of_tile), inverses[p])
+            if not np.isfinite(inverses[p]).all():
+                raise singular(chain)
+            lower, upper = inverses[p]
+            tiles[p, p + 1 :] = lower @ tiles[p, p + 1 :]
+            tiles[p + 1 :, p] = tiles[p + 1 :, p] @ upper
+            leaving[p] = lower @ leaving[p]
+        return GTHFactorisation(order, tiles, inverses[:, 0], inverses[:, 1])
+
+
+class Parts(NamedTuple):
+    """x = positive - negative, both entrywise accurate and not negative: positive + negative is what cancels."""
+
+    positive: FloatArray
+    negative: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class GTHFactorisation:
+    """L U = I - discount P_pi in m x m tiles of B x B, the states taken in `order`.
+
+    `tiles` (m, m, B, B) holds -L below and -U above the diagonal; `lower` and `upper` (m, B, B) are the inverses of
+    the diagonal tiles. None of these has a negative entry.
+    """
+
+    order: npt.NDArray[np.intp]
+    tiles: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        """x with (I - discount P_pi) x = b; for b >= 0 each entry is right to a few S ulp of itself."""
+        positive, negative = self.solve_parts(b)
+        return positive - negative
+
+    def solve_transposed(self, b: FloatArray) -> FloatArray:
+        """x with (I - discount P_pi)^T x = b; for b >= 0 each entry is right to a few S ulp of itself."""
+        positive, negative = self.solve_parts(b, transposed=True)
+        return positive - negative
+
+    def solve_parts(self, b: FloatArray, *, transposed: bool = False) -> Parts:
+        """The solutions for max(b, 0) and max(-b, 0), whose difference solves for b.
+
+        A relative error e of both is an error of at most e (positive + negative) of the difference.
+        """
+        sides = np.stack([np.maximum(b, 0.0), np.maximum(-b, 0.0)], axis=-1).reshape(len(b), -1)
+        x = self._solve(sides, transposed).reshape(*b.shape, 2)
+        return Parts(x[..., 0], x[..., 1])
+
+    def _solve(self, b: FloatArray, transposed: bool) -> FloatArray:
+        """The solution for b >= 0, shape (S, n), by forward and back substitution over tiles."""
+        tiles, first, second = self.tiles, self.lower, self.upper
+        if transposed:
+            tiles, first, second = tiles.transpose(1, 0, 3, 2), _transposed(second), _transposed(first)
+        m, B, _ = first.shape
+        x = np.zeros((m, B, b.shape[1]))
+        x.reshape(m * B, -1)[: len(b)] = b[self.order]
+        for p in range(m):
+            x[p] = first[p] @ (x[p] + (tiles[p, :p] @ x[:p]).sum(axis=0))
+        for p in reversed(range(m)):
+            x[p] = second[p] @ (x[p] + (tiles[p, p + 1 :] @ x[p + 1 :]).sum(axis=0))
+        solution = np.empty(b.shape)
+        solution[self.order] = x.reshape(m * B, -1)[: len(b)]
+        return solution
+
+
+def _ending_last(chain: Chain) -> tuple[FloatArray, npt.NDArray[np.intp], FloatArray]:
+    """P_pi with rows divided by their sums, its rows of zeros last; their order; and each row's slack.
+
+    The slack is the row sum of I - discount P_pi: 1 - discount, or 1 in a row of zeros. At discount 1 these rows come
+    last because what leads to them is all that keeps the other pivots above 0.
+    """
+    P = chain.transition.toarray() if sparse.issparse(chain.transition) else chain.transition
+    total = P.sum(axis=1)
+    ended = total == 0
+    order = np.argsort(ended, kind="stable")
+    if ended.any():
+        P = P[np.ix_(order, order)]
+    law = P / np.where(ended, 1.0, total)[order, None]
+    return law, order, np.where(ended, 1.0, chain.discount_complement)[order]
+
+
+def _transposed(tiles: FloatArray) -> FloatArray:
+    return tiles.transpose(0, 2, 1)
