@@ -14,7 +14,7 @@ from fastpg.solvers.lu import singular
 from fastpg.validation import FloatArray, frozen
 
 # States in a tile: its products stay in the processor's cache, and too small for BLAS to start threads for them.
-TILE = 64
+TILE = 72
 # Sparse chains with more states than this are refused: 200 MB for a matrix.
 LARGEST_SPARSE = 5_000
 
@@ -41,14 +41,8 @@ class GTH:
                 f"GTH is a dense solver and takes sparse chains of up to {LARGEST_SPARSE} states but this one has {S}; "
                 "use SparseLU, or store the transitions densely where memory allows"
             )
-        P, order, slack = _ending_last(chain)
-        m = -(-S // TILE)
-        B = -(-S // m)
-        # The tiles are padded with states that end at once.
-        padded, leaving = np.zeros((m * B, m * B)), np.ones((m, B, 1))
-        np.multiply(P, chain.discount, out=padded[:S, :S])
-        leaving.reshape(-1)[:S] = slack
-        tiles = np.ascontiguousarray(padded.reshape(m, B, m, B).transpose(0, 2, 1, 3))
+        order, tiles, leaving = _tiled(chain)
+        m, _, B, _ = tiles.shape
         inverses = np.empty((m, 2, B, B))
         for p in range(m):
             for k in range(p):
@@ -122,20 +116,30 @@ class GTHFactorisation:
         return solution
 
 
-def _ending_last(chain: Chain) -> tuple[FloatArray, npt.NDArray[np.intp], FloatArray]:
-    """P_pi with rows divided by their sums, its rows of zeros last; their order; and each row's slack.
+def _tiled(chain: Chain) -> tuple[npt.NDArray[np.intp], FloatArray, FloatArray]:
+    """The order of the states, discount P_pi in tiles (m, m, B, B), and the slack of each row (m, B, 1).
 
-    The slack is the row sum of I - discount P_pi: 1 - discount, or 1 in a row of zeros. At discount 1 these rows come
-    last because what leads to them is all that keeps the other pivots above 0.
+    The slack is the row sum of I - discount P_pi: 1 - discount, or 1 in a row of zeros. At discount 1 such rows come
+    last because what leads to them is all that keeps the other pivots above 0. Tiles are padded with further ones.
     """
     P = chain.transition.toarray() if sparse.issparse(chain.transition) else chain.transition
+    S = chain.n_states
     total = P.sum(axis=1)
     ended = total == 0
     order = np.argsort(ended, kind="stable")
     if ended.any():
         P = P[np.ix_(order, order)]
-    law = P / np.where(ended, 1.0, total)[order, None]
-    return law, order, np.where(ended, 1.0, chain.discount_complement)[order]
+    scale = (chain.discount / np.where(ended, 1.0, total))[order, None]
+    m = -(-S // TILE)
+    B = -(-S // m)
+    tiles, slack = np.empty((m, m, B, B)), np.ones(m * B)
+    for p in range(m):
+        rows = slice(p * B, min((p + 1) * B, S))
+        strip = np.zeros((B, m * B))
+        np.multiply(P[rows], scale[rows], out=strip[: rows.stop - rows.start, :S])
+        tiles[p] = strip.reshape(B, m, B).swapaxes(0, 1)
+    slack[:S] = np.where(ended, 1.0, chain.discount_complement)[order]
+    return order, tiles, slack.reshape(m, B, 1)
 
 
 def _transposed(tiles: FloatArray) -> FloatArray:
