@@ -12,7 +12,7 @@ from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
-from fastpg.solvers import Factorisation, Solver, choose
+from fastpg.solvers import Factorisation, KnowsDifferences, Solver, choose
 from fastpg.validation import FloatArray, frozen, positive_integer
 
 
@@ -72,8 +72,26 @@ class Evaluation:
     def advantage(self) -> FloatArray:
         """A(s,a) = Q(s,a) - V(s), shape (S, A); 0 where unavailable."""
         out = np.empty(self.policy.probabilities.shape)
-        kernels.advantage(self.policy.probabilities, self.action_value, self.mdp.available, out)
+        kernels.advantage(self.policy.probabilities, self._comparable_value, self.mdp.available, out)
         return frozen(out)
+
+    @cached_property
+    def _comparable_value(self) -> FloatArray:
+        """Q up to a constant in each state, where that has less rounding: all that the advantage needs.
+
+        The size of the rounding of sum_k P(k|s,a) V(k) is that of sum_k P(k|s,a) size(k).
+        """
+        q, mdp = self.action_value, self.mdp
+        if not isinstance(self.factors, KnowsDifferences):
+            return q
+        (_, size), *others = self.factors.solve_up_to_a_constant(self.chain.reward)
+        least = next_value(mdp, size).max(axis=1)
+        for value, size in others:
+            rounding = next_value(mdp, size).max(axis=1)
+            better = (rounding < least)[:, None] & mdp.available & ~np.isnan(q)
+            q = np.where(better, mdp.expected_reward + mdp.discount * next_value(mdp, value), q)
+            least = np.minimum(least, rounding)
+        return frozen(q)
 
     @cached_property
     def occupancy(self) -> FloatArray:

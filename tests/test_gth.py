@@ -26,11 +26,13 @@ from fastpg.chain import induced_chain, next_value
 from fastpg.solvers import GTH, LU, SparseLU, choose
 from fastpg.solvers import gth as module
 from fastpg.testing.assertions import assert_within
-from fastpg.testing.models import as_sparse
+from fastpg.testing.models import as_dense, as_sparse, dense_reward
 from fastpg.testing.oracles import exact_discount, rational_evaluation, rational_solve
 from fastpg.testing.strategies import mdp_and_policy
 
 EPS = np.finfo(float).eps
+# Below this floats, and what they are multiplied by, have an absolute precision only.
+FLOOR = 1e-290
 COMPLEMENTS = (1e-1, 1e-3, 1e-9, 1e-16, 1e-30, 1e-100, 1e-300)
 
 
@@ -158,29 +160,66 @@ def test_chains_of_several_tiles_against_a_closed_form(complement):
         assert worst(factors.solve_transposed(b), backward) <= 4 * S
 
 
-def cancelling(mdp, policy):
-    """What cancels in V, and a bound on its relative error from S states and A actions.
+def rounding_of(policy):
+    """The relative error of an entry of D = (I - discount P_pi)^{-1}, times two.
 
-    Each entry of P_pi carries (S + A + 2) ulp at most, of normalising P and of averaging; an entrywise error of a
+    An entry of P_pi carries at most S + A + 2 ulp, of normalising P and of averaging, and an entrywise error of a
     matrix of S states is multiplied by at most 2 S in its inverse (O'Cinneide 1993).
     """
     S, A = policy.probabilities.shape
-    chain = induced_chain(mdp, policy)
-    return sum(GTH().factorise(chain).solve_parts(chain.reward)), 2 * S * (S + A + 4) * EPS
+    return 4 * S * (S + A + 4) * EPS
+
+
+def estimates(mdp, policy):
+    """What GTH knows of the value where the sign of rewards is dropped: sizes of what may have cancelled."""
+    paid = MDP(mdp.transition, abs(mdp.reward), mdp.discount, mdp.start, terminal=mdp.terminal,
+               available=mdp.available, discount_complement=mdp.discount_complement)  # fmt: skip
+    chain = induced_chain(paid, policy)
+    return GTH().factorise(chain).solve_up_to_a_constant(chain.reward)
 
 
 @given(mdp_and_policy(sparse=None))
 def test_evaluation_against_rational_arithmetic(case):
     """No condition number in these bounds."""
     mdp, policy = case
-    ev, exact = evaluate(mdp, policy, solver=GTH()), rational_evaluation(mdp, policy)
-    size, bound = cancelling(mdp, policy)
-    # A reward that is a mean of rewards of either sign has cancelled before.
-    paid = evaluate(MDP(mdp.transition, abs(mdp.reward), mdp.discount, mdp.start, terminal=mdp.terminal,
-                        available=mdp.available), policy, solver=GTH()).value  # fmt: skip
-    assert_within(ev.value, exact.value.astype(float), bound * np.maximum(size, paid))
+    ev, exact, bound = evaluate(mdp, policy, solver=GTH()), rational_evaluation(mdp, policy), rounding_of(policy)
+    whole, relative = estimates(mdp, policy)
+    assert_within(ev.value, exact.value.astype(float), bound * whole.size + FLOOR)
     occupancy = exact.occupancy.astype(float)
-    assert_within(ev.occupancy, occupancy, bound * occupancy)
+    assert_within(ev.occupancy, occupancy, bound * occupancy + FLOOR)
+    reward = np.abs(dense_reward(mdp)).max()
+    size = np.minimum(*(next_value(mdp, x.size).max(axis=1) for x in (whole, relative)))[:, None] + reward
+    advantage = np.where(mdp.available | mdp.terminal[:, None], exact.advantage.astype(float), 0.0)
+    assert_within(ev.advantage, advantage, 2 * bound * size + FLOOR)
+    gradient = occupancy[:, None] * policy.probabilities * size
+    assert_within(ev.logit_gradient, exact.logit_gradient.astype(float), 4 * bound * gradient + FLOOR)
+
+
+@given(mdp_and_policy(sparse=None))
+def test_two_ways_to_the_same_differences(case):
+    mdp, policy = case
+    whole, relative = estimates(mdp, policy)
+    shift = whole.value - relative.value
+    bound = rounding_of(policy) * (whole.size + relative.size) + FLOOR
+    assert_within(shift, np.full(shift.shape, shift[0]), bound + bound[0])
+    assert (relative.value == 0).any()
+
+
+@pytest.mark.parametrize("storage", [as_dense, as_sparse])
+@pytest.mark.parametrize("complement", COMPLEMENTS)
+def test_the_gradient_keeps_its_digits_near_discount_1(complement, storage, seeds):
+    for seed in seeds(1, 20):
+        rng = np.random.default_rng(seed)
+        P, R = rng.dirichlet(np.ones(6), size=(6, 3)), rng.standard_normal((6, 3))
+        mdp = storage(MDP(P, R, 1 - complement, discount_complement=complement))
+        policy = SoftmaxPolicy.random(mdp, rng=seed)
+        ev, exact = evaluate(mdp, policy, solver=GTH()), rational_evaluation(mdp, policy)
+        for name in ("advantage", "logit_gradient"):
+            expected = getattr(exact, name).astype(float)
+            assert_within(getattr(ev, name), expected, 1e-14 * np.abs(expected).max())
+        step = exact.advantage - exact.advantage.sum(axis=1, keepdims=True) / 3
+        expected = (step / Fraction(complement)).astype(float)
+        assert_within(natural_gradient(ev), expected, 1e-14 * np.abs(expected).max())
 
 
 @given(

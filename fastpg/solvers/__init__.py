@@ -36,8 +36,9 @@ def choose(chain: Chain) -> Solver:
     return SparseLU() if chain.is_sparse else LU()
 
 
+from fastpg.solvers.differences import Estimate, KnowsDifferences  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
 from fastpg.solvers.lu import LU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
 
-__all__ = ["GTH", "LU", "Factorisation", "Solver", "SparseLU", "choose"]
+__all__ = ["GTH", "LU", "Estimate", "Factorisation", "KnowsDifferences", "Solver", "SparseLU", "choose"]

@@ -10,6 +10,7 @@ from scipy import sparse
 from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument
 from fastpg.kernels.gth import eliminate
+from fastpg.solvers.differences import Estimate
 from fastpg.solvers.lu import singular
 from fastpg.validation import FloatArray, frozen
 
@@ -41,8 +42,10 @@ class GTH:
                 f"GTH is a dense solver and takes sparse chains of up to {LARGEST_SPARSE} states but this one has {S}; "
                 "use SparseLU, or store the transitions densely where memory allows"
             )
-        order, tiles, leaving = _tiled(chain)
+        order, tiles, slack = _tiled(chain)
         m, _, B, _ = tiles.shape
+        leaving = np.ones((m, B, 1))
+        leaving.reshape(-1)[-S:] = slack[order]
         inverses = np.empty((m, 2, B, B))
         for p in range(m):
             for k in range(p):
@@ -57,7 +60,7 @@ class GTH:
             tiles[p, p + 1 :] = lower @ tiles[p, p + 1 :]
             tiles[p + 1 :, p] = tiles[p + 1 :, p] @ upper
             leaving[p] = lower @ leaving[p]
-        return GTHFactorisation(order, tiles, inverses[:, 0], inverses[:, 1])
+        return GTHFactorisation(order, tiles, inverses[:, 0], inverses[:, 1], slack)
 
 
 class Parts(NamedTuple):
@@ -72,13 +75,14 @@ class GTHFactorisation:
     """L U = I - discount P_pi in m x m tiles of B x B, the states taken in `order`.
 
     `tiles` (m, m, B, B) holds -L below and -U above the diagonal; `lower` and `upper` (m, B, B) are the inverses of
-    the diagonal tiles. None of these has a negative entry.
+    the diagonal tiles; `slack` (S,) holds the row sums of I - discount P_pi. None of these has a negative entry.
     """
 
     order: npt.NDArray[np.intp]
     tiles: FloatArray
     lower: FloatArray
     upper: FloatArray
+    slack: FloatArray
 
     def solve(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi) x = b; for b >= 0 each entry is right to a few S ulp of itself."""
@@ -96,50 +100,72 @@ class GTHFactorisation:
         A relative error e of both is an error of at most e (positive + negative) of the difference.
         """
         sides = np.stack([np.maximum(b, 0.0), np.maximum(-b, 0.0)], axis=-1).reshape(len(b), -1)
-        x = self._solve(sides, transposed).reshape(*b.shape, 2)
+        x = self._solve(sides, transposed=transposed).reshape(*b.shape, 2)
         return Parts(x[..., 0], x[..., 1])
 
-    def _solve(self, b: FloatArray, transposed: bool) -> FloatArray:
-        """The solution for b >= 0, shape (S, n), by forward and back substitution over tiles."""
+    def solve_up_to_a_constant(self, b: FloatArray) -> tuple[Estimate, Estimate]:
+        """x with (I - discount P_pi) x = b, and x - x(g) for the state g that is eliminated last; b is (S,).
+
+        Near discount 1, x may be nearly constant and far larger than its differences. With h = x - x(g),
+
+            ((I - discount P_pi) h)(s) = b(s) - x(g) slack(s) for s != g,    h(g) = 0,
+
+        a system that knows of the discount only through its right side: that of the chain killed in g. Which of the two
+        has the smaller error in a state is read from `size`.
+        """
+        positive, negative = self.solve_parts(b)
+        x, size, g = positive - negative, positive + negative, self.order[-1]
+        right = b - x[g] * self.slack
+        sides = np.stack([np.maximum(right, 0.0), np.maximum(-right, 0.0), np.abs(b) + size[g] * self.slack], axis=1)
+        rise, fall, relative_size = self._solve(sides, grounded=True).T
+        return Estimate(x, size), Estimate(rise - fall, relative_size)
+
+    def _solve(self, b: FloatArray, *, transposed: bool = False, grounded: bool = False) -> FloatArray:
+        """The solution for b >= 0, shape (S, n), by forward and back substitution over tiles.
+
+        `grounded` holds the solution at 0 in the last state, whose equation is left out.
+        """
         tiles, first, second = self.tiles, self.lower, self.upper
         if transposed:
             tiles, first, second = tiles.transpose(1, 0, 3, 2), _transposed(second), _transposed(first)
         m, B, _ = first.shape
         x = np.zeros((m, B, b.shape[1]))
-        x.reshape(m * B, -1)[: len(b)] = b[self.order]
+        x.reshape(m * B, -1)[-len(b) :] = b[self.order]
         for p in range(m):
             x[p] = first[p] @ (x[p] + (tiles[p, :p] @ x[:p]).sum(axis=0))
+        if grounded:
+            x[-1, -1] = 0.0
         for p in reversed(range(m)):
             x[p] = second[p] @ (x[p] + (tiles[p, p + 1 :] @ x[p + 1 :]).sum(axis=0))
         solution = np.empty(b.shape)
-        solution[self.order] = x.reshape(m * B, -1)[: len(b)]
+        solution[self.order] = x.reshape(m * B, -1)[-len(b) :]
         return solution
 
 
 def _tiled(chain: Chain) -> tuple[npt.NDArray[np.intp], FloatArray, FloatArray]:
-    """The order of the states, discount P_pi in tiles (m, m, B, B), and the slack of each row (m, B, 1).
+    """The order of the states, discount P_pi in tiles (m, m, B, B), and the row sums of I - discount P_pi (S,).
 
-    The slack is the row sum of I - discount P_pi: 1 - discount, or 1 in a row of zeros. At discount 1 such rows come
-    last because what leads to them is all that keeps the other pivots above 0. Tiles are padded with further ones.
+    States where the process has ended come first, so that elimination turns the flow to them into slack of the
+    others: at discount 1 it is all that keeps their pivots above 0. The first tile is filled up with rows of zeros.
     """
     P = chain.transition.toarray() if sparse.issparse(chain.transition) else chain.transition
     S = chain.n_states
     total = P.sum(axis=1)
-    ended = total == 0
-    order = np.argsort(ended, kind="stable")
-    if ended.any():
+    going_on = total > 0
+    order = np.argsort(going_on, kind="stable")
+    if not going_on.all():
         P = P[np.ix_(order, order)]
-    scale = (chain.discount / np.where(ended, 1.0, total))[order, None]
+    scale = (chain.discount / np.where(going_on, total, 1.0))[order, None]
     m = -(-S // TILE)
     B = -(-S // m)
-    tiles, slack = np.empty((m, m, B, B)), np.ones(m * B)
+    extra = m * B - S  # fewer than B
+    tiles = np.empty((m, m, B, B))
     for p in range(m):
-        rows = slice(p * B, min((p + 1) * B, S))
+        rows = slice(max(p * B - extra, 0), (p + 1) * B - extra)
         strip = np.zeros((B, m * B))
-        np.multiply(P[rows], scale[rows], out=strip[: rows.stop - rows.start, :S])
+        np.multiply(P[rows], scale[rows], out=strip[rows.start - rows.stop :, extra:])
         tiles[p] = strip.reshape(B, m, B).swapaxes(0, 1)
-    slack[:S] = np.where(ended, 1.0, chain.discount_complement)[order]
-    return order, tiles, slack.reshape(m, B, 1)
+    return order, tiles, np.where(going_on, chain.discount_complement, 1.0)
 
 
 def _transposed(tiles: FloatArray) -> FloatArray:
