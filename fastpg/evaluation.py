@@ -79,15 +79,19 @@ class Evaluation:
     def _comparable_value(self) -> FloatArray:
         """Q up to a constant in each state, where that has less rounding: all that the advantage needs.
 
-        The size of the rounding of sum_k P(k|s,a) V(k) is that of sum_k P(k|s,a) size(k).
+        The rounding of sum_k P(k|s,a) V(k) is as large as sum_k P(k|s,a) size(k), here for the actions that are taken.
         """
         q, mdp = self.action_value, self.mdp
         if not isinstance(self.factors, KnowsDifferences):
             return q
+
+        def rounding_of(size: FloatArray) -> FloatArray:
+            return np.where(self.policy.probabilities > 0, next_value(mdp, size), 0.0).max(axis=1)
+
         (_, size), *others = self.factors.solve_up_to_a_constant(self.chain.reward)
-        least = next_value(mdp, size).max(axis=1)
+        least = rounding_of(size)
         for value, size in others:
-            rounding = next_value(mdp, size).max(axis=1)
+            rounding = rounding_of(size)
             better = (rounding < least)[:, None] & mdp.available & ~np.isnan(q)
             q = np.where(better, mdp.expected_reward + mdp.discount * next_value(mdp, value), q)
             least = np.minimum(least, rounding)

@@ -17,6 +17,7 @@ from fastpg import (
     SolveError,
     estimate_gradient,
     evaluate,
+    fisher_information,
     natural_gradient,
     policy_gradient,
     problems,
@@ -160,6 +161,21 @@ def test_chains_of_several_tiles_against_a_closed_form(complement):
         assert worst(factors.solve_transposed(b), backward) <= 4 * S
 
 
+def test_rows_count_as_divided_by_their_sums():
+    """A walk that stays or moves on with even odds, in rows that sum to a little more than 1."""
+    S, c = 200, 0.5
+    P = (0.5 * np.eye(S) + 0.5 * np.eye(S, k=1)) * (1 + 150 * EPS)
+    P[-1, -1] *= 2
+    mdp = uncontrolled(P, c)
+    assert mdp.transition[0, 0, 0] > 0.5
+    half = exact_discount(mdp) / 2
+    pivot = 1 - half
+    d = [(half / pivot) ** k / pivot for k in range(S - 1)]
+    d.append(d[-1] * half / (1 - 2 * half))
+    factors = GTH().factorise(induced_chain(mdp, uniform(mdp)))
+    assert worst(factors.solve_transposed(np.eye(S)[0]), d) <= 4 * S
+
+
 def rounding_of(policy):
     """The relative error of an entry of D = (I - discount P_pi)^{-1}, times two.
 
@@ -188,9 +204,11 @@ def test_evaluation_against_rational_arithmetic(case):
     occupancy = exact.occupancy.astype(float)
     assert_within(ev.occupancy, occupancy, bound * occupancy + FLOOR)
     reward = np.abs(dense_reward(mdp)).max()
-    size = np.minimum(*(next_value(mdp, x.size).max(axis=1) for x in (whole, relative)))[:, None] + reward
+    taken = policy.probabilities > 0
+    sizes = [np.where(taken, next_value(mdp, x.size), 0.0).max(axis=1) for x in (whole, relative)]
+    size = np.minimum(*sizes)[:, None] + reward
     advantage = np.where(mdp.available | mdp.terminal[:, None], exact.advantage.astype(float), 0.0)
-    assert_within(ev.advantage, advantage, 2 * bound * size + FLOOR)
+    assert_within(np.where(taken, ev.advantage, 0.0), np.where(taken, advantage, 0.0), 2 * bound * size + FLOOR)
     gradient = occupancy[:, None] * policy.probabilities * size
     assert_within(ev.logit_gradient, exact.logit_gradient.astype(float), 4 * bound * gradient + FLOOR)
 
@@ -279,6 +297,7 @@ def test_a_discount_that_rounds_to_1_needs_no_end(mdp):
     assert_within(ev.value, [5e299, 5e299], 8 * EPS * 5e299)
     assert_within(ev.visitation, [0.5, 0.5], 8 * EPS)
     assert_within(ev.state_action_visitation.sum(), 1.0, 8 * EPS)
+    assert_within(fisher_information(ev).weight, [0.5, 0.5], 8 * EPS)
     for solver in (LU(), SparseLU()):
         with pytest.raises(
             SolveError, match=r"loses a discount_complement of 1e-300 in float64, where .*; use solvers"
@@ -305,6 +324,29 @@ def test_the_given_complement_is_what_counts():
         mdp = uncontrolled([[1.0]], complement)
         mdp = MDP(mdp.transition, [1.0], mdp.discount, discount_complement=complement)
         assert_within(evaluate(mdp, uniform(mdp), solver=GTH()).value, [1 / complement], EPS / complement)
+
+
+@pytest.mark.parametrize("chance", [1e-3, 1e-9, 1e-15, 1e-100])
+def test_the_gradient_keeps_its_digits_where_the_end_is_far(chance):
+    """Values of 1 / chance that differ by 1; an action that is never taken leads to a trap, which has no value."""
+    rng = np.random.default_rng(0)
+    P, R = np.zeros((6, 3, 6)), rng.standard_normal((6, 3))
+    P[:4, :2, :4] = rng.dirichlet(np.ones(4), size=(4, 2))
+    P[0, 0] = (1 - chance) * P[0, 0] + chance * np.eye(6)[4]
+    P[:4, 2, :4] = rng.dirichlet(np.ones(4), size=4)
+    R[4] = 0.0
+    policy = SoftmaxPolicy([[0.3, 0.0, -np.inf], *2 * [[0.0, 0.5, 0.1]], *3 * [[0.0, 0.0, 0.0]]])
+    P[5, :, 5] = 1.0
+    ended = np.arange(6) == 4
+    start = np.array([1, 1, 1, 1, 0, 0]) / 4
+    trapped = P.copy()
+    trapped[0, 2] = np.eye(6)[5]
+    ev = evaluate(MDP(trapped, R, 1, start, terminal=ended), policy, solver=GTH())
+    assert np.isnan(ev.advantage[0, 2])
+    P[5, :] = np.eye(6)[4]  # rational arithmetic has no undefined values
+    exact = rational_evaluation(MDP(P, R, 1, start, terminal=ended), policy)
+    expected = exact.logit_gradient.astype(float)
+    assert_within(ev.logit_gradient, expected, 1e-14 * np.abs(expected).max())
 
 
 def vanishing_gradient(length, flip):
