@@ -70,7 +70,10 @@ class Evaluation:
 
     @cached_property
     def advantage(self) -> FloatArray:
-        """A(s,a) = Q(s,a) - V(s), shape (S, A); 0 where unavailable."""
+        """A(s,a) = Q(s,a) - V(s), shape (S, A); 0 where unavailable.
+
+        It is made of differences of values, and may hold digits that Q and V are too large to hold (see `solvers.GTH`).
+        """
         out = np.empty(self.policy.probabilities.shape)
         kernels.advantage(self.policy.probabilities, self._comparable_value, self.mdp.available, out)
         return frozen(out)

@@ -179,8 +179,9 @@ def test_rows_count_as_divided_by_their_sums():
 def rounding_of(policy):
     """The relative error of an entry of D = (I - discount P_pi)^{-1}, times two.
 
-    An entry of P_pi carries at most S + A + 2 ulp, of normalising P and of averaging, and an entrywise error of a
-    matrix of S states is multiplied by at most 2 S in its inverse (O'Cinneide 1993).
+    An entry of P_pi carries at most S + A + 2 ulp, of normalising P and of averaging. By the matrix-tree theorem an
+    entry of D is a ratio of sums of products of at most S transition and ending probabilities, so it errs 2 S times
+    as much.
     """
     S, A = policy.probabilities.shape
     return 4 * S * (S + A + 4) * EPS

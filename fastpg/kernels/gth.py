@@ -11,7 +11,7 @@ def eliminate(off, leaving, out):
         off_ij += off_ik u_kj and leaving_i += off_ik u_k for i, j > k
 
     U = I - u is unit upper triangular and L = diag(pivot) - (what is left of off) lower triangular. The diagonal of
-    `off` is not read.   (Grassmann, Taksar & Heyman 1985, eq. 8; O'Cinneide 1993)
+    `off` is not read.   (Grassmann, Taksar & Heyman 1985)
     """
     B = leaving.shape[0]
     off = off.copy()

@@ -14,7 +14,7 @@ from fastpg.solvers.differences import Estimate
 from fastpg.solvers.lu import singular
 from fastpg.validation import FloatArray, frozen
 
-# States in a tile: its products stay in the processor's cache, and too small for BLAS to start threads for them.
+# States in a tile: products of tiles stay in the processor's cache and are too small for BLAS to start threads.
 TILE = 72
 # Sparse chains with more states than this are refused: 200 MB for a matrix.
 LARGEST_SPARSE = 5_000
@@ -28,10 +28,10 @@ class GTH:
     and 1 - discount. Pivots are computed as such sums, never by a subtraction, and P_pi(s,s) is not read. For b >= 0
     each entry of the solution then has a small relative error, whatever the condition number; a signed b is split.
 
-    Time O(S^3), about 1.5 times that of LU on one thread; memory 16 S^2 bytes. Sparse chains are made dense up to
+    Time O(S^3), on one thread about 1.5 to 2 times that of LU; memory 8 S^2 bytes, as LU. Sparse chains are made dense up to
     5000 states and refused beyond.
 
-    Source: Grassmann, Taksar & Heyman (1985); O'Cinneide (1993), Theorem 2, for the entrywise error.
+    Source: Grassmann, Taksar & Heyman (1985); O'Cinneide (1993) and Alfa, Xue & Ye (2002) for the entrywise error.
     """
 
     def factorise(self, chain: Chain) -> "GTHFactorisation":
