@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bench.cases import gradient_cases, sampling_cases, start_up
+from bench.cases import gradient_cases, sampling_cases, solver_cases, start_up
 from bench.harness import machine, measured
 
 
@@ -13,7 +13,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     path = parser.parse_args().json
-    results = [measured(case) for case in gradient_cases() + sampling_cases()] + [start_up()]
+    cases = gradient_cases() + solver_cases() + sampling_cases()
+    results = [measured(case) for case in cases] + [start_up()]
     for result in results:
         print(f"\n{result['case']}, median of {result['repeats']}")
         for name, seconds in result["warm"].items():

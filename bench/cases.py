@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import lu_factor, lu_solve
+from scipy.linalg.lapack import dgetrf, dgetrs
 
 from bench.harness import Case
-from fastpg import MDP, RewardToGo, SoftmaxPolicy, estimate_gradient, evaluate, policy_gradient, problems
+from fastpg import MDP, RewardToGo, SoftmaxPolicy, estimate_gradient, evaluate, policy_gradient, problems, solvers
+from fastpg.chain import induced_chain
 
 FIRST_GRADIENT = """
 import numpy as np
@@ -55,6 +57,23 @@ def _gradient(S: int, A: int, repeats: int) -> Case:
 
     contenders = {"fastpg": ours, "SciPy, one LU": scipy_tuned, "NumPy, two solves": numpy_plain}
     return Case(f"exact gradient, S = {S}, A = {A}", contenders, repeats=repeats)
+
+
+def solver_cases() -> list[Case]:
+    """Elimination without subtraction against LAPACK's LU, each with one solve."""
+    mdp = problems.random_mdp(1000, 1, rng=0)
+    chain = induced_chain(mdp, SoftmaxPolicy.uniform(mdp))
+
+    def ours() -> Any:
+        return solvers.GTH().factorise(chain).solve(chain.reward)
+
+    def lapack() -> Any:
+        system = chain.transition * -chain.discount
+        system.reshape(-1)[:: chain.n_states + 1] += 1.0
+        factors, pivots, _ = dgetrf(system.T, overwrite_a=True)
+        return dgetrs(factors, pivots, chain.reward, trans=1)[0]
+
+    return [Case("dense solve, S = 1000", {"fastpg": ours, "LAPACK getrf": lapack})]
 
 
 def sampling_cases() -> list[Case]:

@@ -22,18 +22,25 @@ class Chain:
 
     Zero rows are the elimination of terminal states: the columns still record who arrives there, so one
     system I - discount P_pi gives values, occupancies and the mass that each terminal state ends up with.
+    `discount_complement` is 1 - discount, known to full precision however close to 1 the discount is.
     `undefined` marks the states whose value does not exist (only at discount 1); their rows are zero as well.
     """
 
     transition: Transition
     reward: FloatArray
     discount: float
+    discount_complement: float
     undefined: BoolArray
 
     @property
     def n_states(self) -> int:
         """S."""
         return self.reward.shape[0]
+
+    @property
+    def rounds_to_undiscounted(self) -> bool:
+        """Whether the process is discounted, but by less than the float `discount` can say."""
+        return self.discount == 1 and self.discount_complement > 0
 
     @cached_property
     def is_sparse(self) -> bool:
@@ -53,13 +60,13 @@ def induced_chain(mdp: MDP, policy: Policy) -> Chain:
     policy_average(pi, mdp.expected_reward, reward)
     P = state_transition(mdp, policy)
     undefined = np.zeros(S, bool)
-    if mdp.discount == 1:
+    if mdp.discount_complement == 0:
         undefined = never_certain_to_end(P, mdp.terminal, mdp.start > 0)
         if undefined.any():
             keep = np.where(undefined, 0.0, 1.0)
             P = sparse.csr_array(sparse.diags_array(keep) @ P) if sparse.issparse(P) else P * keep[:, None]
             reward *= keep
-    return Chain(P, reward, mdp.discount, frozen(undefined))
+    return Chain(P, reward, mdp.discount, mdp.discount_complement, frozen(undefined))
 
 
 def state_transition(mdp: MDP, policy: Policy) -> Transition:

@@ -9,13 +9,16 @@ from typing import overload
 import numpy as np
 
 from fastpg.chain import Chain, finite, induced_chain, next_value, with_state_value
-from fastpg.errors import InvalidArgument, InvalidModel
+from fastpg.errors import InvalidArgument, InvalidModel, SolveError
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
-from fastpg.solvers import Factorisation, Solver, choose
+from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose
 from fastpg.validation import FloatArray, frozen, positive_integer
+
+# The visitation of a solve that is kept sums to 1 within this.
+LOST = 1e-6
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +58,16 @@ class Evaluation:
         # Exact occupancies are non-negative; elimination may leave -1e-18 where the truth is 0.
         return frozen(np.maximum(finite("occupancy", self.factors.solve_transposed(self.mdp.start), self.mdp), 0.0))
 
+    def _check_digits(self) -> None:
+        """SolveError where a solve near discount 1 has lost its digits: all mass must be somewhere."""
+        chain, arrivals = self.chain, self._arrivals
+        mass = float(np.where(self.mdp.terminal, 1.0, chain.discount_complement) @ arrivals)
+        if abs(mass - 1) > LOST:
+            raise SolveError(
+                f"{self.solver} loses too many digits at 1 - discount = {chain.discount_complement:g}: the visitation "
+                f"sums to {mass:.9g} and not to 1; use solvers.GTH() or a smaller discount"
+            )
+
     @cached_property
     def value(self) -> FloatArray:
         """V(s), shape (S,), in units of reward."""
@@ -73,11 +86,37 @@ class Evaluation:
 
     @cached_property
     def advantage(self) -> FloatArray:
-        """A(s,a) = Q(s,a) - V(s), shape (S, A); 0 where unavailable."""
+        """A(s,a) = Q(s,a) - V(s), shape (S, A); 0 where unavailable.
+
+        It is made of differences of values, and may hold digits that Q and V are too large to hold (see `solvers.GTH`).
+        """
         out = np.empty(self.policy.probabilities.shape)
-        kernels.advantage(self.policy.probabilities, self.action_value, self.mdp.available, out)
+        kernels.advantage(self.policy.probabilities, self._comparable_value, self.mdp.available, out)
         undefined = lambda: np.isnan(self.action_value) | self.chain.undefined[:, None]  # noqa: E731
         return frozen(finite("advantage", out, self.mdp, undefined))
+
+    @cached_property
+    @np.errstate(over="ignore", invalid="ignore")  # the advantage is checked
+    def _comparable_value(self) -> FloatArray:
+        """Q up to a constant in each state, where that has less rounding: all that the advantage needs.
+
+        The rounding of sum_k P(k|s,a) V(k) is as large as sum_k P(k|s,a) size(k), here for the actions that are taken.
+        """
+        q, mdp = self.action_value, self.mdp
+        if not isinstance(self.factors, KnowsDifferences):
+            return q
+
+        def rounding_of(size: FloatArray) -> FloatArray:
+            return np.where(self.policy.probabilities > 0, next_value(mdp, size), 0.0).max(axis=1)
+
+        (_, size), *others = self.factors.solve_up_to_a_constant(self.chain.reward)
+        least = rounding_of(size)
+        for value, size in others:
+            rounding = rounding_of(size)
+            better = (rounding < least)[:, None] & mdp.available & ~np.isnan(q)
+            q = np.where(better, mdp.expected_reward + mdp.discount * next_value(mdp, value), q)
+            least = np.minimum(least, rounding)
+        return frozen(q)
 
     @cached_property
     def occupancy(self) -> FloatArray:
@@ -87,7 +126,7 @@ class Evaluation:
     @cached_property
     def visitation(self) -> FloatArray:
         """(1 - discount) sum_t discount^t P(s_t = s) over all states, terminal ones included; sums to 1."""
-        return frozen(np.where(self.mdp.terminal, self._arrivals, (1 - self.mdp.discount) * self._arrivals))
+        return frozen(np.where(self.mdp.terminal, self._arrivals, self.mdp.discount_complement * self._arrivals))
 
     @cached_property
     def state_action_visitation(self) -> FloatArray:
@@ -159,6 +198,8 @@ def evaluate(
     solver = choose(chain) if solver is None else solver
     evaluation = Evaluation(mdp, policy, solver, chain, solver.factorise(chain))
     evaluation._value  # noqa: B018  a solve that fails should fail here
+    if chain.discount_complement < NEAR_ONE:
+        evaluation._check_digits()
     return evaluation
 
 

@@ -154,7 +154,7 @@ def fisher_information(evaluation: Evaluation) -> FisherInformation:
     Source: Kakade (2001), A Natural Policy Gradient, section 2.
     """
     _infinite(evaluation)
-    weight = evaluation.occupancy if evaluation.mdp.discount == 1 else evaluation.visitation
+    weight = evaluation.occupancy if evaluation.mdp.discount_complement == 0 else evaluation.visitation
     # A terminal state has no score, whatever mass it holds.
     return FisherInformation(frozen(np.where(evaluation.mdp.terminal, 0.0, weight)), evaluation.policy)
 
@@ -177,7 +177,7 @@ def natural_gradient(evaluation: Evaluation) -> FloatArray:
     Source: Kakade (2001); Agarwal et al. (2021), Lemma 5.1, whose minimum-norm member this is.
     """
     F = fisher_information(evaluation)
-    scale = 1.0 if evaluation.mdp.discount == 1 else 1.0 / (1.0 - evaluation.mdp.discount)
+    scale = 1.0 / (evaluation.mdp.discount_complement or 1.0)
     policy = evaluation.policy
     if isinstance(policy, SoftmaxPolicy):
         return frozen(_centred(policy, evaluation.advantage, F.weight) * scale)

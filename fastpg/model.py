@@ -40,12 +40,15 @@ class MDP:
     reward : (S,), (S, A) or (S, A, S) array, or sparse (S*A, S): the reward of leaving a state, of an action, or of a
         transition (its mean where it is random). Rewards of transitions are kept, not only their mean.
     discount : in [0, 1]; 1 is legal wherever the policy ends for certain.
+    discount_complement : 1 - discount, where the float `discount` is too coarse to say it: a `discount` of 1.0 with a
+        complement of 1e-300 is a discounted process. It must agree with `discount` within one ulp of 1.
     start : (S,) law of the first state, or the index of one state; uniform over non-terminal states when left out.
     terminal : (S,) mask of the states where the process has ended. They are absorbing and pay nothing.
     available : (S, A) mask of the actions a state has; all of them when left out.
 
     Attributes of the same names hold the checked values, read-only; ``expected_reward`` (S, A) is the mean reward
-    r(s, a) = sum_k P(k|s,a) R(s,a,k). Two models are equal when their contents are.
+    r(s, a) = sum_k P(k|s,a) R(s,a,k), and ``discount_complement`` is 1 - discount where it was not given. Two models
+    are equal when their contents are.
 
     Raises InvalidModel with the place, the value, the rule and the count of what breaks it.
 
@@ -57,6 +60,7 @@ class MDP:
     transition: Transition
     reward: Transition
     discount: float
+    discount_complement: float
     start: FloatArray
     terminal: BoolArray
     available: BoolArray
@@ -70,6 +74,7 @@ class MDP:
         *,
         terminal: ArrayLike | None = None,
         available: ArrayLike | None = None,
+        discount_complement: float | None = None,
     ) -> None:
         P: Any = _csr("transition", transition) if sparse.issparse(transition) else _dense_transition(transition)
         S, A = _shape(P)
@@ -85,6 +90,7 @@ class MDP:
         rows = legal & ~ended[:, None]
         set_ = object.__setattr__
         set_(self, "discount", real_between("discount", discount, 0, 1, InvalidModel))
+        set_(self, "discount_complement", _complement(self.discount, discount_complement))
         set_(self, "start", frozen(_start(start, ended)))
         set_(self, "terminal", frozen(ended))
         set_(self, "available", frozen(legal))
@@ -134,8 +140,9 @@ class MDP:
         return self._with(start=frozen(_start(start, self.terminal)))
 
     def discounted(self, discount: float) -> "MDP":
-        """The same process under another discount."""
-        return self._with(discount=real_between("discount", discount, 0, 1, InvalidModel))
+        """The same process under another discount, its complement 1 - discount."""
+        gamma = real_between("discount", discount, 0, 1, InvalidModel)
+        return self._with(discount=gamma, discount_complement=_complement(gamma, None))
 
     def _with(self, **changed: Any) -> "MDP":
         twin = object.__new__(MDP)
@@ -155,7 +162,7 @@ class MDP:
             return NotImplemented
         names = ("start", "terminal", "available", "transition", "reward")
         return (
-            self.discount == other.discount
+            (self.discount, self.discount_complement) == (other.discount, other.discount_complement)
             and self.available.shape == other.available.shape
             and all(_same(getattr(self, name), getattr(other, name)) for name in names)
         )
@@ -166,7 +173,10 @@ class MDP:
     def __repr__(self) -> str:
         S, A, ended = self.n_states, self.n_actions, int(self.terminal.sum())
         stored = f"sparse with {self.transition.nnz} transitions" if self.is_sparse else "dense"
-        parts = [f"{S} state{'s' * (S != 1)}", f"{A} action{'s' * (A != 1)}", f"discount {self.discount:g}", stored]
+        discount = f"discount {self.discount:g}"
+        if self.discount_complement != 1 - self.discount:
+            discount += f" (complement {self.discount_complement:g})"
+        parts = [f"{S} state{'s' * (S != 1)}", f"{A} action{'s' * (A != 1)}", discount, stored]
         if ended:
             parts.append(f"{ended} terminal")
         if not self.all_available:
@@ -231,6 +241,20 @@ def _sparse_law(P: sparse.csr_array, rows: BoolArray) -> sparse.csr_array:
     indptr = np.concatenate(([0], np.cumsum(lengths))).astype(P.indptr.dtype)
     data = P.data[kept] / normaliser(total, S).ravel()[row[kept]]
     return sparse.csr_array((data, P.indices[kept], indptr), shape=P.shape)
+
+
+def _complement(discount: float, given: float | None) -> float:
+    """1 - discount, as given or as floats have it."""
+    if given is None:
+        return 1.0 - discount
+    complement = real_between("discount_complement", given, 0, 1, InvalidModel)
+    if abs(discount - 1.0 + complement) > np.finfo(np.float64).eps:
+        raise InvalidModel(
+            f"discount_complement must be 1 - discount within one ulp of 1 but is {given!r} at discount {discount!r}"
+        )
+    if complement == 0 and discount < 1:
+        raise InvalidModel(f"discount_complement must be positive below discount 1 but is 0 at discount {discount!r}")
+    return complement
 
 
 def _start(value: object, terminal: BoolArray) -> FloatArray:

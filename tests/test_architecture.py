@@ -165,7 +165,7 @@ import importlib, pkgutil
 import numpy as np
 from scipy import sparse
 import fastpg
-from fastpg import kernels
+from fastpg import kernels, solvers
 
 transition = np.full((3, 2, 3), 1 / 3)
 stored = sparse.csr_array(transition.reshape(6, 3))
@@ -183,6 +183,7 @@ for P in (transition, stored):
                     fastpg.policy_gradient(ev), fastpg.natural_gradient(ev), fastpg.normalised_step(ev, 0.1)
                     F = fastpg.fisher_information(ev)
                     F.blocks, F.to_dense(), F.pinv_solve(fastpg.policy_gradient(ev)), ev.visitation
+                    fastpg.evaluate(model, policy, solver=solvers.GTH()).occupancy
                     finite = fastpg.evaluate(model, policy, horizon=3)
                     fastpg.policy_gradient(finite), finite.advantage, finite.expected_return
 
@@ -197,6 +198,6 @@ for found in pkgutil.iter_modules(kernels.__path__, "fastpg.kernels."):
 def test_each_kernel_is_compiled_once():
     counts = [line.split() for line in run(SCENARIO).splitlines()]
     assert [line for line in counts if int(line[2]) > 1] == []
-    core = [line for line in counts if line[0] in ("fastpg.kernels.evaluation", "fastpg.kernels.policy")]
-    assert len(core) >= 8
+    core = [line for line in counts if line[0].removeprefix("fastpg.kernels.") in ("evaluation", "gth", "policy")]
+    assert len(core) >= 9
     assert [line for line in core if int(line[2]) != 1] == []

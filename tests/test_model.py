@@ -42,6 +42,18 @@ EITHER = [
     ({"discount": "0.9"}, "discount must be a number in [0, 1] but is '0.9'"),
     ({"discount": True}, "discount must be a number in [0, 1] but is True"),
     ({"discount": None}, "discount must be a number in [0, 1] but is None"),
+    ({"discount_complement": -0.1}, "discount_complement must be a number in [0, 1] but is -0.1"),
+    ({"discount_complement": "0.1"}, "discount_complement must be a number in [0, 1] but is '0.1'"),
+    (
+        {"discount_complement": 0.2},
+        "discount_complement must be 1 - discount within one ulp of 1 but is 0.2 at discount",
+    ),
+    ({"discount_complement": 0.1 + 3e-16}, "within one ulp of 1 but is 0.10000000000000031 at discount 0.9"),
+    ({"discount": 1, "discount_complement": 3e-16}, "within one ulp of 1 but is 3e-16 at discount 1.0"),
+    (
+        {"discount": 1 - 2**-53, "discount_complement": 0.0},
+        "discount_complement must be positive below discount 1 but is 0 at discount 0.9999999999999999",
+    ),
     ({"start": 2}, "start must be a state in 0..1 or a law of shape (2,) but is 2"),
     ({"start": -1}, "start must be a state in 0..1 or a law of shape (2,) but is -1"),
     ({"start": 0.5}, "start must be a state in 0..1 or a law of shape (2,) but has shape ()"),
@@ -115,6 +127,20 @@ def test_restart_and_discounted_refuse_what_the_constructor_refuses():
         mdp.restart([0.5, 0.6])
     with pytest.raises(InvalidModel, match=r"discount must be a number in \[0, 1\] but is 2"):
         mdp.discounted(2)
+
+
+def test_the_complement_of_the_discount_is_kept_until_the_discount_changes():
+    assert MDP(P, R, 0.75).discount_complement == 0.25
+    assert MDP(P, R, 1).discount_complement == 0
+    close = MDP(P, R, 1, discount_complement=1e-300)
+    assert (close.discount, close.discount_complement) == (1.0, 1e-300)
+    assert MDP(P, R, 0.9, discount_complement=0.1).discount_complement == 0.1
+    twins = [close.restart(1).restart([0.5, 0.5]), as_dense(as_sparse(close)), pickle.loads(pickle.dumps(close))]
+    assert twins == [close] * 3
+    assert close != MDP(P, R, 1)
+    assert close.discounted(1.0) == MDP(P, R, 1)
+    assert close.discounted(0.5).discount_complement == 0.5
+    assert MDP(P, R, 0.75, discount_complement=0.25) == MDP(P, R, 0.75)
 
 
 @pytest.mark.parametrize("storage", ["dense", "sparse"])
@@ -264,6 +290,11 @@ def test_restart_and_discounted_change_one_thing():
     [
         (MDP(P, R, 0.9), "MDP(2 states, 2 actions, discount 0.9, dense)"),
         (MDP([[[1.0]]], [0.0], 1), "MDP(1 state, 1 action, discount 1, dense)"),
+        (
+            MDP(P, R, 1, discount_complement=1e-300),
+            "MDP(2 states, 2 actions, discount 1 (complement 1e-300), dense)",
+        ),
+        (MDP(P, R, 0.75, discount_complement=0.25), "MDP(2 states, 2 actions, discount 0.75, dense)"),
         (MDP(SPARSE, R, 0.9), "MDP(2 states, 2 actions, discount 0.9, sparse with 6 transitions)"),
         (
             MDP(P, [1, 0], 0.5, terminal=END, available=[[1, 0], [1, 1]]),

@@ -5,18 +5,19 @@ import pytest
 from hypothesis import given
 from scipy import sparse
 
-from fastpg import MDP, SolveError, evaluate, uniform
+from fastpg import MDP, SoftmaxPolicy, SolveError, evaluate, problems, uniform
 from fastpg.chain import induced_chain
-from fastpg.solvers import LU, SparseLU, choose
+from fastpg.solvers import GTH, LU, SparseLU, choose
 from fastpg.testing.assertions import assert_within, conditioning, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_transition
 from fastpg.testing.strategies import mdp_and_policy
 
-SOLVERS = [LU(), SparseLU()]
+BACKWARD_STABLE = [LU(), SparseLU()]
+SOLVERS = [*BACKWARD_STABLE, GTH()]
 
 
 def assert_solves(chain, P, bound):
-    """Both solvers give NumPy's solutions, for one right side and for several."""
+    """All solvers give NumPy's solutions, for one right side and for several."""
     system = np.eye(len(P)) - chain.discount * P
     rights = np.stack([np.linspace(-1, 1, len(P)), np.ones(len(P)), np.eye(len(P))[0]], axis=1)
     for solver in SOLVERS:
@@ -65,7 +66,7 @@ def test_storage_chooses_the_solver():
 
 
 @pytest.mark.parametrize("storage", [as_dense, as_sparse])
-@pytest.mark.parametrize("solver", SOLVERS, ids=["lu", "sparse_lu"])
+@pytest.mark.parametrize("solver", BACKWARD_STABLE, ids=["lu", "sparse_lu"])
 def test_a_system_that_float64_cannot_tell_from_singular_is_refused(solver, storage):
     # The chance of ending, 1e-20, is lost beside the chance of staying.
     mdp = storage(MDP([[[1.0, 1e-20]], [[0.0, 0.0]]], [1.0, 0.0], 1, terminal=[False, True]))
@@ -73,7 +74,7 @@ def test_a_system_that_float64_cannot_tell_from_singular_is_refused(solver, stor
         evaluate(mdp, uniform(mdp), solver=solver)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["lu", "sparse_lu"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=["lu", "sparse_lu", "gth"])
 def test_the_factors_do_not_touch_the_chain(solver):
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.9)
     for model in (mdp, as_sparse(mdp)):
@@ -86,3 +87,20 @@ def test_the_factors_do_not_touch_the_chain(solver):
 def test_conditioning_is_the_longest_discounted_stay():
     mdp = MDP([[[0.5, 0.5]], [[0.0, 0.0]]], [1.0, 0.0], 1, terminal=[False, True])
     assert_within(conditioning(mdp, uniform(mdp)), 3.0, 1e-15)
+
+
+@pytest.mark.parametrize("complement", [0.0, 1e-16, 1e-14, 1e-9, 1e-5])
+def test_dense_chains_near_discount_1_are_solved_without_subtraction(complement):
+    mdp = problems.short_corridor() if complement == 0 else problems.random_mdp(5, 2, rng=0, discount=1 - complement)
+    evaluation = evaluate(mdp, SoftmaxPolicy.random(mdp, rng=0))
+    assert isinstance(evaluation.solver, GTH)
+    assert abs(evaluation.visitation.sum() - 1) < 1e-14
+    assert isinstance(evaluate(mdp.discounted(0.999), SoftmaxPolicy.random(mdp, rng=0)).solver, LU)
+
+
+@pytest.mark.parametrize("solver", [LU(), SparseLU()])
+def test_a_solve_that_has_lost_its_digits_is_refused(solver):
+    mdp = problems.random_mdp(4, 2, rng=0, discount=1 - 1e-14)
+    message = r"loses too many digits at 1 - discount = 9.99201e-15: the visitation sums to .* and not to 1; use"
+    with pytest.raises(SolveError, match=message):
+        evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=solver)

@@ -35,7 +35,10 @@ class Problem:
     @property
     def discount(self) -> Fraction:
         """The discount as the rational number it is."""
-        return Fraction(self.mdp.discount)
+        mdp = self.mdp
+        if isinstance(mdp, MDP) and mdp.discount_complement != 1 - mdp.discount:
+            return 1 - Fraction(mdp.discount_complement)
+        return Fraction(mdp.discount)
 
     @property
     def terminal(self) -> BoolArray:

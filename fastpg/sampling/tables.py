@@ -84,6 +84,11 @@ def stopping(mdp: MDP, policy: Policy, horizon: Horizon) -> Stopping:
         if horizon != "geometric":
             raise InvalidArgument(f"horizon must be a positive number of steps or 'geometric' but is {horizon!r}")
         undiscounted = frozen(np.ones(1))
+        if mdp.discount == 1 and mdp.discount_complement > 0:
+            raise InvalidArgument(
+                f"horizon 'geometric' needs a discount below 1 in float64 but the discount is 1.0 with complement "
+                f"{mdp.discount_complement!r}: a trajectory would take too many steps; give a number of steps"
+            )
         if mdp.discount == 1:
             induced_chain(mdp, policy)
             return Stopping(FOREVER, frozen(np.empty(0)), undiscounted)

@@ -17,6 +17,7 @@ class LU:
 
     def factorise(self, chain: Chain) -> "LUFactorisation":
         """Factorise I - discount P_pi."""
+        require_float_discount(chain)
         system = np.asarray(chain.transition) * -chain.discount if not chain.is_sparse else _dense(chain)
         system.reshape(-1)[:: chain.n_states + 1] += 1.0
         # LAPACK reads columns first, so it is handed the transpose, without a copy.
@@ -44,6 +45,15 @@ class LUFactorisation:
 
 def _dense(chain: Chain) -> FloatArray:
     return chain.transition.toarray() * -chain.discount
+
+
+def require_float_discount(chain: Chain) -> None:
+    """Raise where I - discount P_pi is singular because the discount is 1.0 in floats only."""
+    if chain.rounds_to_undiscounted:
+        raise SolveError(
+            f"I - discount P_pi loses a discount_complement of {chain.discount_complement!r} in float64, where the "
+            "discount is 1.0; use solvers.GTH()"
+        )
 
 
 def singular(chain: Chain) -> SolveError:

@@ -6,7 +6,7 @@ from typing import Any
 from scipy import sparse
 
 from fastpg.chain import Chain
-from fastpg.solvers.lu import singular
+from fastpg.solvers.lu import require_float_discount, singular
 from fastpg.validation import FloatArray
 
 
@@ -18,6 +18,7 @@ class SparseLU:
         """Factorise I - discount P_pi."""
         from scipy.sparse.linalg import splu
 
+        require_float_discount(chain)
         identity = sparse.eye_array(chain.n_states, format="csc")
         system = sparse.csc_array(identity - chain.discount * sparse.csc_array(chain.transition))
         try:

@@ -41,4 +41,5 @@ def _rebuilt(mdp: MDP, transition: Transition, reward: Transition) -> MDP:
         mdp.start,
         terminal=mdp.terminal,
         available=mdp.available,
+        discount_complement=mdp.discount_complement,
     )

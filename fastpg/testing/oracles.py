@@ -142,7 +142,7 @@ def rational_evaluation(mdp: MDP, policy: Policy) -> RationalEvaluation:
     Unavailable actions have an action value of 0. The process must end or be discounted from every state.
     """
     P, R = _exact_law(dense_transition(mdp)), _exact(dense_reward(mdp))
-    pi, mu, gamma = _exact_law(policy.probabilities), _exact_law(mdp.start), Fraction(mdp.discount)
+    pi, mu, gamma = _exact_law(policy.probabilities), _exact_law(mdp.start), exact_discount(mdp)
     r = (P * R).sum(axis=2)
     system = _exact(np.eye(mdp.n_states)) - gamma * (pi[:, :, None] * P).sum(axis=1)
     V = rational_solve(system, (pi * r).sum(axis=1))
@@ -151,6 +151,12 @@ def rational_evaluation(mdp: MDP, policy: Policy) -> RationalEvaluation:
     Q = r + gamma * (P * V).sum(axis=2)
     advantage = Q - V[:, None]
     return RationalEvaluation(V, Q, advantage, d, d[:, None] * pi * advantage, (mu * V).sum())
+
+
+def exact_discount(mdp: MDP) -> Fraction:
+    """The discount without rounding: 1 - discount_complement where that was given, else the float."""
+    given = mdp.discount_complement != 1 - mdp.discount
+    return 1 - Fraction(mdp.discount_complement) if given else Fraction(mdp.discount)
 
 
 def rational_solve(matrix: Numbers, right: Numbers) -> Numbers:
