@@ -110,8 +110,8 @@ class GTHFactorisation:
 
             ((I - discount P_pi) h)(s) = b(s) - x(g) slack(s) for s != g,    h(g) = 0,
 
-        a system that knows of the discount only through its right side: that of the chain killed in g. Which of the two
-        has the smaller error in a state is read from `size`.
+        the system of the chain that ends in g, well conditioned at any discount where g is reached soon. Which of the
+        two has the smaller error in a state is read from `size`.
         """
         positive, negative = self.solve_parts(b)
         x, size, g = positive - negative, positive + negative, self.order[-1]
