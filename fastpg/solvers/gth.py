@@ -28,8 +28,8 @@ class GTH:
     and 1 - discount. Pivots are computed as such sums, never by a subtraction, and P_pi(s,s) is not read. For b >= 0
     each entry of the solution then has a small relative error, whatever the condition number; a signed b is split.
 
-    Time O(S^3), on one thread about 1.5 to 2 times that of LU; memory 8 S^2 bytes. Sparse chains are made dense up to
-    5000 states and refused beyond.
+    Time O(S^3), on one thread about 1.5 to 2 times that of LU, and memory 8 S^2 bytes as LU. Sparse chains are made
+    dense up to 5000 states and refused beyond.
 
     Source: Grassmann, Taksar & Heyman (1985); O'Cinneide (1993) and Alfa, Xue & Ye (2002) for the entrywise error.
     """
@@ -115,8 +115,8 @@ class GTHFactorisation:
 
             ((I - discount P_pi) h)(s) = b(s) - x(g) slack(s) for s != g,    h(g) = 0,
 
-        a system that knows of the discount only through its right side: that of the chain killed in g. Which of the two
-        has the smaller error in a state is read from `size`.
+        the system of the chain that ends in g, well conditioned at any discount where g is reached soon. Which of the
+        two has the smaller error in a state is read from `size`.
         """
         positive, negative = self.solve_parts(b)
         x, size, g = positive - negative, positive + negative, self.order[-1]

@@ -141,10 +141,10 @@ def rational_evaluation(mdp: MDP, policy: Policy) -> RationalEvaluation:
 
     Unavailable actions have an action value of 0. The process must end or be discounted from every state.
     """
-    P, R = _exact_law(dense_transition(mdp)), _exact(dense_reward(mdp))
+    P, R = _exact_law(dense_transition(mdp)), exact(dense_reward(mdp))
     pi, mu, gamma = _exact_law(policy.probabilities), _exact_law(mdp.start), exact_discount(mdp)
     r = (P * R).sum(axis=2)
-    system = _exact(np.eye(mdp.n_states)) - gamma * (pi[:, :, None] * P).sum(axis=1)
+    system = exact(np.eye(mdp.n_states)) - gamma * (pi[:, :, None] * P).sum(axis=1)
     V = rational_solve(system, (pi * r).sum(axis=1))
     d = rational_solve(system.T, mu)
     d[mdp.terminal] = Fraction(0)
@@ -175,14 +175,15 @@ def rational_solve(matrix: Numbers, right: Numbers) -> Numbers:
     return np.asarray(x / np.diagonal(M))
 
 
-def _exact(x: npt.ArrayLike) -> Numbers:
+def exact(x: npt.ArrayLike) -> Numbers:
+    """The floats of an array as rationals."""
     x = np.asarray(x, dtype=np.float64)
     return np.array([Fraction(value) for value in x.ravel().tolist()], dtype=object).reshape(x.shape)
 
 
 def _exact_law(x: FloatArray) -> Numbers:
     """Exact rows divided by their sums; rows of zeros stay."""
-    law = _exact(x)
+    law = exact(x)
     total = law.sum(axis=-1, keepdims=True)
     total[total == 0] = Fraction(1)
     return np.asarray(law / total)
