@@ -142,15 +142,16 @@ def crosscheck(
     The exact side has the same horizon: T steps, or infinite for "geometric". An entry is judged where both the
     model and the sample give it at least 100 effective contributions (see `Contributions`); rarer ones are left out
     and counted. The judged entries are tested together by Hotelling's T^2 on the sample covariance, and one by one by
-    the largest |z|; both p-values are raised by the factor exp(z^3 / (3 sqrt(N))) that the skewness of a mean of N
-    contributions can make, and combined as if independent (Sidak), which they are not: so the rate is an upper bound.
+    the largest |z|; both p-values are raised by exp(z^3 / (3 sqrt(N))), to leading order the most that the skewness of
+    a Studentised mean of N contributions can make of the tail, and combined as if independent (Sidak). The false-alarm
+    rate is approximate: on a few problems it was measured and was not above what is stated (tests/test_calibration.py).
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, crosscheck, problems
     >>> mdp = problems.frozen_lake("4x4")
     >>> crosscheck(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=200_000, horizon=50, rng=0).agrees
     True
 
-    Source: Anderson (2003), section 5.2, for Hotelling's test; Sidak (1967); Petrov (1975), chapter VIII, for exp(...).
+    Source: Hotelling (1931) for the joint test; Sidak (1967) for the combination.
     """
     n = positive_integer("n", n)
     if not 0.0 < real_between("false_alarm", false_alarm, 0.0, 1.0) < 1.0:
