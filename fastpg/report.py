@@ -113,7 +113,7 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
         "  in brackets its share of the gradient length.",
         "left out: entries too rare to be judged.",
         f"Each line has its own trajectories and is tested at {false_alarm / len(lines):.3g}, so that an",
-        f"  unbiased sampler disagrees with probability of about {false_alarm:.3g} or less.",
+        f"  unbiased sampler is rejected with probability of about {false_alarm:.3g} or less.",
     ]
     if "geometric" in exact:
         ends = (
