@@ -8,6 +8,7 @@ from typing import overload
 
 import numpy as np
 
+from fastpg.certificate import ErrorBounds
 from fastpg.chain import Chain, finite, induced_chain, next_value, with_state_value
 from fastpg.errors import InvalidArgument, InvalidModel, SolveError
 from fastpg.finite_horizon import FiniteHorizonEvaluation
@@ -152,6 +153,11 @@ class Evaluation:
         with np.errstate(over="ignore"):
             gradient = np.where(visited, self.occupancy[:, None] * self.action_value, 0.0)
         return frozen(finite("probability_gradient", gradient, self.mdp, lambda: np.isnan(self.action_value)))
+
+    @cached_property
+    def error(self) -> ErrorBounds:
+        """Rigorous bounds on the errors of all these numbers."""
+        return ErrorBounds(self)
 
     def __repr__(self) -> str:
         return f"Evaluation(expected return {self.expected_return:.12g}, {self.mdp!r}, {self.policy!r})"

@@ -1,6 +1,7 @@
 """Elimination without subtraction (Grassmann, Taksar & Heyman): full precision however close to 1 the discount is."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ class GTH:
             tiles[p, p + 1 :] = lower @ tiles[p, p + 1 :]
             tiles[p + 1 :, p] = tiles[p + 1 :, p] @ upper
             leaving[p] = lower @ leaving[p]
-        return GTHFactorisation(order, tiles, inverses[:, 0], inverses[:, 1], slack)
+        return GTHFactorisation(order, tiles, inverses[:, 0], inverses[:, 1], slack, leaving)
 
 
 class Parts(NamedTuple):
@@ -75,7 +76,8 @@ class GTHFactorisation:
     """L U = I - discount P_pi in m x m tiles of B x B, the states taken in `order`.
 
     `tiles` (m, m, B, B) holds -L below and -U above the diagonal; `lower` and `upper` (m, B, B) are the inverses of
-    the diagonal tiles; `slack` (S,) holds the row sums of I - discount P_pi. None of these has a negative entry.
+    the diagonal tiles; `slack` (S,) holds the row sums of I - discount P_pi and `leaving` (m, B, 1) those of U. None of
+    these has a negative entry.
     """
 
     order: npt.NDArray[np.intp]
@@ -83,6 +85,18 @@ class GTHFactorisation:
     lower: FloatArray
     upper: FloatArray
     slack: FloatArray
+    leaving: FloatArray
+
+    @cached_property
+    def smallest(self) -> float:
+        """The smallest number that is not 0 in the factors: far above the smallest float, nothing has underflowed.
+
+        Slack that each state has of its own is left out: what underflows beside it is nothing to it.
+        """
+        parts = [self.tiles, self.lower, self.upper]
+        if self.slack.min() < 2.0**-1000:
+            parts.append(self.leaving)
+        return min(float(np.min(x, where=x > 0, initial=np.inf)) for x in parts)
 
     def solve(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi) x = b; for b >= 0 each entry is right to a few S ulp of itself."""

@@ -1,0 +1,5 @@
+"""Rigorous a-posteriori bounds on every number of an evaluation."""
+
+from fastpg.certificate.bounds import ErrorBounds
+
+__all__ = ["ErrorBounds"]

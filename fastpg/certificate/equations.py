@@ -1,0 +1,196 @@
+"""The equations of a policy on a model, evaluated in twofold floats with a bound on their rounding.
+
+The model is what its floats say: every row of transition, policy and start is divided by its exact sum.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import frexp
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from fastpg.kernels import twofold as kernels
+from fastpg.kernels.evaluation import policy_average
+from fastpg.model import MDP
+from fastpg.policy import Policy
+from fastpg.validation import BoolArray, FloatArray, frozen
+
+U2 = 2.0**-106
+# Bounds are sums of fewer than 1e6 floats, computed with a relative error far below this.
+UP = 1.001
+NONE = frozen(np.zeros(2))
+
+
+class Twofold(NamedTuple):
+    """Numbers `x[0] + x[1]` that are within `bound` of what they stand for."""
+
+    x: FloatArray
+    bound: FloatArray
+
+    @property
+    def size(self) -> FloatArray:
+        """The largest absolute value that is possible."""
+        return UP * (np.abs(self.x[0]) + self.bound)
+
+
+@dataclass(frozen=True, eq=False)
+class Equations:
+    """r_pi + discount P_pi V = V and start + discount P_pi^T d = d, where `ended` (S,) marks rows of zeros.
+
+    Rewards and values are in units of `reward_unit`, the start and d in units of `start_unit`: powers of two that
+    keep all numbers far from overflow.
+    """
+
+    mdp: MDP
+    policy: Policy
+    ended: BoolArray
+    reward_unit: float
+    start_unit: float
+
+    @cached_property
+    def _rows(self) -> tuple[FloatArray, npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Entries, columns (none for a dense model) and row boundaries of P (S*A, S)."""
+        P, S = self.mdp.transition, self.mdp.n_states
+        if sparse.issparse(P):
+            return P.data, frozen(P.indices.astype(np.int32)), frozen(P.indptr.astype(np.int64))
+        none = frozen(np.empty(0, np.int32))
+        return P.reshape(-1), none, frozen(S * np.arange(S * self.mdp.n_actions + 1, dtype=np.int64))
+
+    @cached_property
+    def _column_counts(self) -> npt.NDArray[np.int64]:
+        """How many entries each column of P has."""
+        data, columns, first = self._rows
+        S = self.mdp.n_states
+        return np.bincount(columns, minlength=S) if columns.size or not data.size else np.full(S, first.size - 1)
+
+    @cached_property
+    def _total(self) -> FloatArray:
+        """The row sums of P (2, S*A)."""
+        data, _, first = self._rows
+        total = np.empty((2, first.size - 1))
+        kernels.row_sums(data, first, total)
+        return frozen(total)
+
+    @cached_property
+    def discount(self) -> FloatArray:
+        """The discount (2,), exact."""
+        return self._discount_and_complement[0]
+
+    @cached_property
+    def complement(self) -> FloatArray:
+        """1 - discount (2,), exact."""
+        return self._discount_and_complement[1]
+
+    @cached_property
+    def _discount_and_complement(self) -> tuple[FloatArray, FloatArray]:
+        gamma, rest = self.mdp.discount, self.mdp.discount_complement
+        if rest != 1.0 - gamma:
+            return _exact_sum(1.0, -rest), frozen(np.array([rest, 0.0]))
+        return frozen(np.array([gamma, 0.0])), _exact_sum(1.0, -gamma)
+
+    @cached_property
+    def reward(self) -> Twofold:
+        """r(s,a) (S, A)."""
+        mdp = self.mdp
+        shape = (mdp.n_states, mdp.n_actions)
+        mean = np.zeros((2, *shape))
+        if mdp.reward.ndim < 3 and not sparse.issparse(mdp.reward):
+            mean[0] = mdp.expected_reward / self.reward_unit
+            return Twofold(frozen(mean), frozen(np.zeros(shape)))
+        data, _, first = self._rows
+        R = (mdp.reward.data if sparse.issparse(mdp.reward) else mdp.reward.reshape(-1)) / self.reward_unit
+        # Rows of P R are dot products of two rows: R takes the place of a vector that each row reads from its start.
+        rows, size = np.zeros((2, first.size - 1)), np.zeros(first.size - 1)
+        entries = frozen(np.arange(data.size, dtype=np.int32))
+        vector = frozen(np.stack([R, np.zeros(R.size)]))
+        kernels.dot_rows(data, entries, first, vector, frozen(np.abs(R)), rows, size)
+        bound = np.zeros(shape)
+        at, no_value = (first, self._total, frozen(rows), frozen(size)), frozen(np.zeros((2, shape[0])))
+        kernels.action_gains(*at, *self.no_reward, no_value, mean, bound)
+        return Twofold(frozen(mean), frozen(bound))
+
+    @cached_property
+    def start(self) -> Twofold:
+        """The law of the first state (S,)."""
+        mu, total = self.mdp.start, self.start_total
+        law = np.empty((2, mu.size))
+        kernels.quotients(mu, total, self.start_unit, law)
+        return Twofold(frozen(law), frozen(U2 * (4.0 * (mu.size + 2.0) ** 2 + 32.0) * law[0]))
+
+    @cached_property
+    def start_total(self) -> FloatArray:
+        """The sum of `start` (2, 1)."""
+        total = np.empty((2, 1))
+        kernels.row_sums(self.mdp.start, one_row(self.mdp.n_states), total)
+        return frozen(total)
+
+    @cached_property
+    def state_reward(self) -> FloatArray:
+        """r_pi (S,) as floats, not certified."""
+        out = np.empty(self.mdp.n_states)
+        policy_average(self.policy.probabilities, frozen(self.reward.x[0].copy()), out)
+        out[self.ended] = 0.0
+        return out
+
+    @cached_property
+    def no_reward(self) -> Twofold:
+        """A reward of 0 (S, A)."""
+        shape = (self.mdp.n_states, self.mdp.n_actions)
+        return Twofold(frozen(np.zeros((2, *shape))), frozen(np.zeros(shape)))
+
+    def gains(self, reward: Twofold, h: FloatArray, level: FloatArray = NONE) -> Twofold:
+        """r(s,a) + discount P V - V(s) (S, A) for V = level + h, level (2,), h (2, S); 0 in rows that P does not have.
+
+        With c = 1 - discount it is r + P (h - c h - c level) - h(s), which has no rounding of the size of `level`.
+        """
+        S, A = self.mdp.n_states, self.mdp.n_actions
+        data, columns, first = self._rows
+        x = np.empty((2, S))
+        kernels.discounted_change(self.complement, frozen(h), level, x)
+        magnitude = frozen(UP * (np.abs(h[0]) + self.complement[0] * abs(level[0])))
+        dots, size = np.empty((2, S * A)), np.empty(S * A)
+        kernels.dot_rows(data, columns, first, frozen(x), magnitude, dots, size)
+        gains, bound = np.empty((2, S, A)), np.empty((S, A))
+        at = first, self._total, frozen(dots), frozen(size)
+        kernels.action_gains(*at, reward.x, reward.bound, frozen(h), gains, bound)
+        return Twofold(frozen(gains), frozen(bound))
+
+    def residual(self, gains: Twofold) -> Twofold:
+        """r_pi + discount P_pi V - V (S,); 0 where the process has ended."""
+        S = self.mdp.n_states
+        rho, bound = np.empty((2, S)), np.empty(S)
+        kernels.policy_average(self.policy.probabilities, gains.x, gains.bound, self.ended, rho, bound)
+        return Twofold(frozen(rho), frozen(bound))
+
+    def arrival_residual(self, d: FloatArray) -> Twofold:
+        """start + discount P_pi^T d - d (S,) for d (2, S)."""
+        S, A = self.mdp.n_states, self.mdp.n_actions
+        data, columns, first = self._rows
+        flow = np.empty((2, S * A))
+        kernels.flows(self.discount, frozen(d), self.policy.probabilities, self._total, self.ended, flow)
+        sums, size = np.zeros((2, S)), np.zeros(S)
+        kernels.transposed_dot_rows(data, columns, first, frozen(flow), sums, size)
+        rho, bound = np.empty((2, S)), np.empty(S)
+        of_flow = 8.0 * A + 80.0 + 4.0 * (float(np.diff(first).max(initial=0)) + 2.0) ** 2
+        rounding = frozen(4.0 * (self._column_counts + 2.0) ** 2 + of_flow)
+        mu = self.start
+        kernels.arrival_change(mu.x, mu.bound, frozen(d), frozen(sums), frozen(size), rounding, rho, bound)
+        return Twofold(frozen(rho), frozen(bound))
+
+
+def one_row(n: int) -> npt.NDArray[np.int64]:
+    """The boundaries of a single row of n entries."""
+    return frozen(np.array([0, n], dtype=np.int64))
+
+
+def _exact_sum(x: float, y: float) -> FloatArray:
+    """x + y in two floats, exactly."""
+    return frozen(np.array(kernels.two_sum(x, y)))
+
+
+def power_of_two(x: float) -> float:
+    """A power of two near |x|, at least 2^-960 and at most 2^960; 1 for 0."""
+    return 2.0 ** min(max(frexp(x)[1], -960), 960) if x else 1.0

@@ -1,0 +1,104 @@
+"""A solution made better by its own residual, until the bound on its error is as small as it gets."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastpg.certificate.equations import UP, Equations, Twofold
+from fastpg.certificate.majorant import ArrivalBound, Majorant, ValueBound
+from fastpg.kernels import twofold as kernels
+from fastpg.validation import FloatArray, frozen
+
+# A step that gains less than this factor is the last.
+GAIN = 4.0
+STEPS = 6
+# More digits than this are of no use to a result in floats.
+ENOUGH = 2.0**-80
+
+
+class Value(NamedTuple):
+    """V = level + h within `bound`, level (2,), h (2, S), and gains(s,a) = Q - V of this very V."""
+
+    level: FloatArray
+    h: FloatArray
+    bound: ValueBound
+    gains: Twofold
+
+
+class Arrivals(NamedTuple):
+    """d (2, S) within `bound`."""
+
+    d: FloatArray
+    bound: ArrivalBound
+
+
+def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -> Value:
+    """V by elimination, or else from the float approximation `value`, by V += D rho until the certificate stops to improve.
+
+        |V - V_exact| <= D (|rho| + its rounding)
+
+    Where all values are alike their `level` is kept apart, so that residuals round like differences of values.
+    """
+    alike = np.ptp(value) < np.abs(value).max() / 2 and not equations.ended.any()
+    if np.isfinite(majorant.relative):
+        common, value = majorant.correction(equations.state_reward)
+    else:
+        common = float(np.median(value)) if alike else 0.0
+        value = value - common
+    if not alike:
+        common, value = 0.0, value + common
+    level, h = _twofold(np.array([common])), _twofold(value)
+    best, least = None, np.inf
+    for _ in range(STEPS):
+        gains = equations.gains(equations.reward, h, level[:, 0])
+        rho = equations.residual(gains)
+        bound = majorant.values(rho.size)
+        size = float(np.minimum(bound.entries, bound.differences).max())
+        if best is None or size < least:
+            best = Value(level[:, 0], h, bound, gains)
+        shift, step = majorant.correction(rho.x[0])
+        enough = (bound.entries <= ENOUGH * np.abs(h[0])).all() or size > least / GAIN
+        if enough or not np.isfinite(step).all():
+            break
+        least = size
+        if not alike:
+            step, shift = step + shift, 0.0
+        level, h = _corrected(level, np.array([shift])), _corrected(h, step)
+    assert best is not None
+    return best
+
+
+def refined_arrivals(equations: Equations, majorant: Majorant, arrivals: FloatArray) -> Arrivals:
+    """d by elimination, or else from the float approximation `arrivals`, by d += D^T rho until the certificate stops to improve.
+
+    |d - d_exact| <= D^T (|rho| + its rounding)
+    """
+    best, least = None, np.inf
+    if np.isfinite(majorant.relative):
+        arrivals = majorant.arrival_correction(equations.start.x[0])
+        entries = UP * majorant.relative * arrivals
+        best = Arrivals(_twofold(arrivals), ArrivalBound(entries, UP * float(entries.sum())))
+    d = _twofold(arrivals)
+    for _ in range(STEPS):
+        rho = equations.arrival_residual(d)
+        bound = majorant.arrivals(rho.size)
+        if best is None or bound.total < best.bound.total:
+            best = Arrivals(d, bound)
+        step = majorant.arrival_correction(rho.x[0])
+        enough = (bound.entries <= ENOUGH * d[0]).all() or bound.total > least / GAIN
+        if enough or not np.isfinite(step).all():
+            break
+        least = bound.total
+        d = _corrected(d, step)
+    assert best is not None
+    return best
+
+
+def _twofold(x: FloatArray) -> FloatArray:
+    return frozen(np.stack([x, np.zeros(x.size)]))
+
+
+def _corrected(x: FloatArray, step: FloatArray) -> FloatArray:
+    out = np.empty(x.shape)
+    kernels.corrected(x, frozen(np.ascontiguousarray(step)), out)
+    return frozen(out)
