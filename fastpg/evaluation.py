@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from fastpg.certificate import ErrorBounds
+from fastpg.certificate import LARGEST, ErrorBounds
 from fastpg.chain import Chain, finite, induced_chain, next_value, with_state_value
 from fastpg.errors import InvalidArgument, InvalidModel, SolveError
 from fastpg.finite_horizon import FiniteHorizonEvaluation
@@ -18,6 +18,10 @@ from fastpg.policy import Policy, fitted
 from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose
 from fastpg.validation import FloatArray, frozen, positive_integer
 
+# The gradient keeps this relative accuracy: rounding beyond it is mended.
+LOST_DIGITS = 1e-10
+# The relative error of a value, but for what a solver adds to it.
+ROUNDING = 64 * np.finfo(np.float64).eps
 # The visitation of a solve that is kept sums to 1 within this.
 LOST = 1e-6
 
@@ -89,12 +93,21 @@ class Evaluation:
     def advantage(self) -> FloatArray:
         """A(s,a) = Q(s,a) - V(s), shape (S, A); 0 where unavailable.
 
-        It is made of differences of values, and may hold digits that Q and V are too large to hold (see `solvers.GTH`).
+        It is made of differences of values, and may hold digits that Q and V are too large to hold: where rounding may
+        have left the gradient less than ten digits, it comes from values refined in two floats (see `error`), which
+        takes a few times as long as the evaluation and is done for up to 2000 states.
         """
-        out = np.empty(self.policy.probabilities.shape)
-        kernels.advantage(self.policy.probabilities, self._comparable_value, self.mdp.available, out)
+        pi, q = self.policy.probabilities, self._comparable_value
+        out = np.empty(pi.shape)
+        kernels.advantage(pi, q, self.mdp.available, out)
         undefined = lambda: np.isnan(self.action_value) | self.chain.undefined[:, None]  # noqa: E731
-        return frozen(finite("advantage", out, self.mdp, undefined))
+        out = frozen(finite("advantage", out, self.mdp, undefined))
+        if self.chain.n_states <= LARGEST:
+            noise, size = kernels.cancellation(self.occupancy, pi, q, out)
+            kept = 1.0 if isinstance(self.factors, KnowsDifferences) else self.chain.discount_complement
+            if size > 0 and ROUNDING * noise > LOST_DIGITS * size * kept:
+                return self.error.refined_advantage
+        return out
 
     @cached_property
     @np.errstate(over="ignore", invalid="ignore")  # the advantage is checked

@@ -22,6 +22,7 @@ LAYERS = (
     ("policy",),
     ("chain",),
     ("solvers",),
+    ("certificate",),
     ("finite_horizon",),
     ("evaluation",),
     ("gradient", "average_reward"),
@@ -182,6 +183,7 @@ for P in (transition, stored):
                     ev = fastpg.evaluate(model, policy)
                     fastpg.policy_gradient(ev), fastpg.natural_gradient(ev), fastpg.normalised_step(ev, 0.1)
                     F = fastpg.fisher_information(ev)
+                    ev.error.value, ev.error.occupancy, ev.error.gradient, ev.error.expected_return
                     F.blocks, F.to_dense(), F.pinv_solve(fastpg.policy_gradient(ev)), ev.visitation
                     fastpg.evaluate(model, policy, solver=solvers.GTH()).occupancy
                     finite = fastpg.evaluate(model, policy, horizon=3)
@@ -198,6 +200,8 @@ for found in pkgutil.iter_modules(kernels.__path__, "fastpg.kernels."):
 def test_each_kernel_is_compiled_once():
     counts = [line.split() for line in run(SCENARIO).splitlines()]
     assert [line for line in counts if int(line[2]) > 1] == []
-    core = [line for line in counts if line[0].removeprefix("fastpg.kernels.") in ("evaluation", "gth", "policy")]
+    core = [
+        line for line in counts if line[0].removeprefix("fastpg.kernels.") in ("evaluation", "gth", "policy", "twofold")
+    ]
     assert len(core) >= 9
     assert [line for line in core if int(line[2]) != 1] == []

@@ -1,5 +1,6 @@
 """Rigorous a-posteriori bounds on every number of an evaluation."""
 
 from fastpg.certificate.bounds import ErrorBounds
+from fastpg.certificate.majorant import LARGEST
 
-__all__ = ["ErrorBounds"]
+__all__ = ["LARGEST", "ErrorBounds"]

@@ -7,26 +7,27 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastpg.certificate.equations import NONE, UP, Equations, one_row, power_of_two
-from fastpg.certificate.majorant import ArrivalBound, Entrywise, Majorant, majorant
+from fastpg.certificate.majorant import Majorant, majorant
 from fastpg.certificate.refinement import Arrivals, Value, refined_arrivals, refined_value
 from fastpg.chain import Chain, next_value
-from fastpg.errors import SolveError
 from fastpg.kernels import twofold as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.solvers import Factorisation
-from fastpg.solvers.gth import GTHFactorisation
 from fastpg.validation import BoolArray, FloatArray, frozen
 
 
 class Evaluated(Protocol):
     """The floats that are bounded, and how they came about; see `Evaluation`."""
 
-    mdp: MDP
-    policy: Policy
-    chain: Chain
-    factors: Factorisation
-
+    @property
+    def mdp(self) -> MDP: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def chain(self) -> Chain: ...
+    @property
+    def factors(self) -> Factorisation: ...
     @property
     def value(self) -> FloatArray: ...
     @property
@@ -120,7 +121,9 @@ class ErrorBounds:
     def _gain_bound(self) -> FloatArray:
         """Of the gains of the refined value, (S, A)."""
         entries, differences, drift = self.refined_value.bound
-        of_value = np.minimum(self._ahead(entries) + entries[:, None], self._ahead(differences) + differences[:, None] + drift)
+        of_value = np.minimum(
+            self._ahead(entries) + entries[:, None], self._ahead(differences) + differences[:, None] + drift
+        )
         return frozen(UP * (self.refined_value.gains.bound + of_value))
 
     def _ahead(self, x: FloatArray) -> FloatArray:
@@ -161,6 +164,13 @@ class ErrorBounds:
         bound = self._in_units(bound, self._equations.reward_unit)
         return frozen(np.where(np.isnan(self.evaluation.advantage), np.nan, bound))
 
+    @cached_property
+    def refined_advantage(self) -> FloatArray:
+        """A(s,a) (S, A) of the refined value, in units of reward; nan where it does not exist."""
+        ev, unit = self.evaluation, self._equations.reward_unit
+        out = np.where(ev.mdp.available, self.refined_value.gains.x[0] * unit, 0.0)
+        return frozen(np.where(np.isnan(ev.action_value) | ev.chain.undefined[:, None], np.nan, out))
+
     def _distances(self, given: FloatArray, h: FloatArray, level: FloatArray) -> FloatArray:
         """Of the gains plus h plus level from `given`."""
         out = np.empty(given.shape)
@@ -189,17 +199,12 @@ class ErrorBounds:
         given = frozen(np.array([[self.evaluation.expected_return / equations.reward_unit], [0.0]]))
         at = ends, equations.start_total, frozen(dot), frozen(size)
         kernels.action_gains(*at, level, frozen(np.zeros((1, 1))), given, off, bound)
-        total = abs(off[0, 0, 0]) + bound[0, 0] + float(mu @ best.bound.entries)
+        total = abs(off[0, 0, 0]) + bound[0, 0] + float(mu[mu > 0] @ best.bound.entries[mu > 0])
         return float(self._in_units(total, equations.reward_unit))
 
     @cached_property
     def gradient(self) -> FloatArray:
         """(S, A), of dJ/dlogits in units of reward."""
-        return self.refined_gradient[1]
-
-    @cached_property
-    def refined_gradient(self) -> tuple[FloatArray, FloatArray]:
-        """dJ/dlogits from the refined solutions (S, A), and the bound on the error of the float gradient (S, A)."""
         ev, value, d, equations = self.evaluation, self.refined_value, self.refined_arrivals, self._equations
         given = frozen(ev.logit_gradient / equations.reward_unit / equations.start_unit)
         out, bound = np.empty((2, *given.shape)), np.empty(given.shape)
@@ -207,4 +212,4 @@ class ErrorBounds:
         pi = ev.policy.probabilities
         kernels.products(d.d, frozen(d.bound.entries), pi, *gains, given, out, bound)
         units = equations.reward_unit, equations.start_unit
-        return frozen(out[0] * units[0] * units[1]), frozen(self._in_units(bound, *units))
+        return frozen(self._in_units(bound, *units))

@@ -35,8 +35,9 @@ class ValueBound(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """x = level + h with x = D rho, nearly."""
+    """x = D rho, nearly, each entry with its digits; and x = level + h, its differences with theirs."""
 
+    x: FloatArray
     level: float
     h: FloatArray
 
@@ -72,14 +73,15 @@ class Entrywise:
     changes by at most a factor ((1 + e) / (1 - e))^S (Alfa, Xue & Ye 2002). An elimination step with rounding is an
     exact step followed by such a change of what is left: of at most (S + 4) u when states are eliminated one by one,
     and of at most (2 B^3 + 4 B + 2 S) u in tiles of B, whose triangles are inverted by sums of positive products. S
-    steps, or S / B, and the rounding of P_pi and of the two substitutions add up to less than 8 S^2 (min(S, B) + 2)^2 u,
-    provided nothing underflows, which `smallest` tells.
+    steps, or S / B, and the rounding of P_pi and of the two substitutions add up to less than 16 (S min(S, B) + 2 S)^2
+    u, provided nothing underflows, which `smallest` tells.
     """
 
     factors: GTHFactorisation
     relative: float
     complement: float
 
+    @np.errstate(over="ignore", invalid="ignore")
     def values(self, b: FloatArray) -> ValueBound:
         """(1 + e) GTH(b), and (1 + e) GTH(b + slack |x(g)|) for the system without g"""
         (entries, _), (_, differences) = self.factors.solve_up_to_a_constant(_lifted(b))
@@ -94,7 +96,7 @@ class Entrywise:
     def correction(self, rho: FloatArray) -> Correction:
         """GTH, its differences from the state that is eliminated last."""
         (x, _), (differences, _) = self.factors.solve_up_to_a_constant(rho)
-        return Correction(float(x[self.factors.order[-1]]), differences)
+        return Correction(x, float(x[self.factors.order[-1]]), differences)
 
     def arrival_correction(self, rho: FloatArray) -> FloatArray:
         """GTH^T"""
@@ -110,11 +112,13 @@ class Normwise:
     factors: Factorisation
     relative: float = np.inf
 
+    @np.errstate(over="ignore")  # a bound may be infinite
     def values(self, b: FloatArray) -> ValueBound:
         """t max(b / w)"""
         entries = UP * self.t * float((b / self.w).max())
         return ValueBound(entries, np.full(b.shape, np.inf), np.inf)
 
+    @np.errstate(over="ignore")
     def arrivals(self, b: FloatArray) -> ArrivalBound:
         """sum (D^T b) = b . D 1 <= b . t / min(w)"""
         total = UP * float(b @ self.t / self.w.min())
@@ -122,7 +126,8 @@ class Normwise:
 
     def correction(self, rho: FloatArray) -> Correction:
         """What the solver says."""
-        return Correction(0.0, self.factors.solve(rho))
+        x = self.factors.solve(rho)
+        return Correction(x, 0.0, x)
 
     def arrival_correction(self, rho: FloatArray) -> FloatArray:
         """What the solver says."""

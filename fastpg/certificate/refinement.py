@@ -33,7 +33,7 @@ class Arrivals(NamedTuple):
 
 
 def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -> Value:
-    """V by elimination, or else from the float approximation `value`, by V += D rho until the certificate stops to improve.
+    """V by elimination, or from the float `value`, made better by V += D rho until the certificate stops to improve.
 
         |V - V_exact| <= D (|rho| + its rounding)
 
@@ -41,13 +41,10 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
     """
     alike = np.ptp(value) < np.abs(value).max() / 2 and not equations.ended.any()
     if np.isfinite(majorant.relative):
-        common, value = majorant.correction(equations.state_reward)
+        x, common, differences = majorant.correction(equations.state_reward)
     else:
-        common = float(np.median(value)) if alike else 0.0
-        value = value - common
-    if not alike:
-        common, value = 0.0, value + common
-    level, h = _twofold(np.array([common])), _twofold(value)
+        x, common, differences = value, float(np.median(value)), value - np.median(value)
+    level, h = (_twofold(np.array([common])), _twofold(differences)) if alike else (_twofold(np.zeros(1)), _twofold(x))
     best, least = None, np.inf
     for _ in range(STEPS):
         gains = equations.gains(equations.reward, h, level[:, 0])
@@ -56,20 +53,21 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
         size = float(np.minimum(bound.entries, bound.differences).max())
         if best is None or size < least:
             best = Value(level[:, 0], h, bound, gains)
-        shift, step = majorant.correction(rho.x[0])
+        x, shift, step = majorant.correction(rho.x[0])
         enough = (bound.entries <= ENOUGH * np.abs(h[0])).all() or size > least / GAIN
-        if enough or not np.isfinite(step).all():
+        if enough or not (np.isfinite(x).all() and np.isfinite(step).all()):
             break
         least = size
-        if not alike:
-            step, shift = step + shift, 0.0
-        level, h = _corrected(level, np.array([shift])), _corrected(h, step)
+        if alike:
+            level, h = _corrected(level, np.array([shift])), _corrected(h, step)
+        else:
+            h = _corrected(h, x)
     assert best is not None
     return best
 
 
 def refined_arrivals(equations: Equations, majorant: Majorant, arrivals: FloatArray) -> Arrivals:
-    """d by elimination, or else from the float approximation `arrivals`, by d += D^T rho until the certificate stops to improve.
+    """d by elimination, or from the float `arrivals`, made better by d += D^T rho as long as the certificate improves.
 
     |d - d_exact| <= D^T (|rho| + its rounding)
     """

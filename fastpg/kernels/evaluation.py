@@ -50,6 +50,21 @@ def advantage(pi, q, available, out):
 
 
 @kernel
+def cancellation(d, pi, q, adv):
+    """sum_sa d(s) pi(a|s) (|q(s,a)| + |q(s,a) - A(s,a)|) and sum_sa d(s) pi(a|s) |A(s,a)|, where A exists"""
+    S, A = pi.shape
+    noise, size = 0.0, 0.0
+    for s in range(S):
+        if d[s] != 0.0:
+            for a in range(A):
+                if pi[s, a] != 0.0:
+                    weight = d[s] * pi[s, a]
+                    noise += weight * (abs(q[s, a]) + abs(q[s, a] - adv[s, a]))
+                    size += weight * abs(adv[s, a])
+    return noise, size
+
+
+@kernel
 def logit_gradient(d, pi, adv, out):
     """out[s,a] = d(s) pi(a|s) A(s,a), 0 where d pi = 0 even if A is nan   (Sutton et al. 1999, Theorem 1)"""
     S, A = pi.shape

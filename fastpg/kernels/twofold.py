@@ -1,7 +1,7 @@
 """Sums and products in two floats, and the equations of a policy evaluated with them.
 
-A twofold number is an unevaluated sum of two floats, about 106 bits. u = 2^-53 is the unit roundoff. Each bound below is
-one of the cited papers, rounded up; it holds without overflow, and but for a few 2^-1074 where products underflow.
+A twofold number is an unevaluated sum of two floats, about 106 bits. u = 2^-53 is the unit roundoff. Each bound below
+is one of the cited papers, rounded up; it holds without overflow, and but for a few 2^-1074 where products underflow.
 """
 
 import numpy as np
@@ -156,7 +156,10 @@ def policy_average(pi, x, x_bound, ended, out, bound):
 
 @kernel
 def flows(gamma, d, pi, total, ended, out):
-    """out[:,s*A+a] = gamma d(s) pi(a|s) / (sum_b pi(b|s) total(s,a)) where the process goes on, within (8 A + 80) u^2"""
+    """out[:,s*A+a] = gamma d(s) pi(a|s) / (sum_b pi(b|s) total(s,a)) where the process goes on
+
+    It is right within (8 A + 80) u^2 of itself, given d and total.
+    """
     S, A = pi.shape
     for s in range(S):
         wh, wl = 0.0, 0.0
@@ -203,7 +206,7 @@ def arrival_change(mu, mu_bound, d, sums, size, rounding, out, bound):
 
 @kernel
 def products(d, d_bound, pi, x, x_bound, g, out, bound):
-    """out[:,s,a] = d(s) pi(a|s) x(s,a) / sum_b pi(b|s); bound[s,a] >= its distance from g[s,a] for any d, x in bounds"""
+    """out[:,s,a] = d(s) pi(a|s) x(s,a) / sum_b pi(b|s), bound[s,a] >= |g[s,a] - it| for any d and x within bounds"""
     S, A = pi.shape
     for s in range(S):
         wh, wl = 0.0, 0.0

@@ -1,0 +1,241 @@
+"""Bounds on errors, held against rational arithmetic: none may be exceeded, and none may be useless."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from scipy import sparse
+
+from fastpg import MDP, SoftmaxPolicy, evaluate, problems, solvers
+from fastpg.certificate.equations import Equations
+from fastpg.certificate.majorant import Entrywise, Normwise, majorant, normwise
+from fastpg.errors import SolveError
+from fastpg.exact import evaluate_exactly
+from fastpg.testing import strategies
+from fastpg.testing.models import as_sparse
+
+SOLVERS = (None, None, solvers.LU(), solvers.GTH())
+BOUNDED = ("value", "action_value", "advantage")
+DISCOUNTS = (0.0, 0.1, 0.5, 0.9, 0.99, 1 - 1e-4, 1 - 1e-6, 1 - 1e-9, 1 - 1e-12, 1 - 2.0**-53, 1.0)
+
+
+def uncontained(floats, bounds, exact):
+    """Entries whose distance from the rational truth is more than their bound."""
+    found = []
+    for place, x in np.ndenumerate(np.asarray(exact, dtype=object)):
+        float_x, bound = float(np.asarray(floats)[place]), float(np.asarray(bounds)[place])
+        assert math.isnan(bound) == (x is None)
+        if x is not None and bound < np.inf and abs(Fraction(float_x) - x) > Fraction(bound):
+            found.append((place, float_x, bound, x))
+    return found
+
+
+def all_uncontained(ev):
+    """The entries of every bounded quantity of an evaluation that leave their bound."""
+    exact, error = evaluate_exactly(ev.mdp, ev.policy), ev.error
+    found = {name: uncontained(getattr(ev, name), getattr(error, name), getattr(exact, name)) for name in BOUNDED}
+    found["gradient"] = uncontained(ev.logit_gradient, error.gradient, exact.logit_gradient)
+    found["return"] = uncontained(ev.expected_return, error.expected_return, exact.expected_return)
+    off = sum((abs(Fraction(float(x)) - y) for x, y in zip(ev.occupancy, exact.occupancy, strict=True)), Fraction(0))
+    found["occupancy"] = [off] if error.occupancy < np.inf and off > Fraction(error.occupancy) else []
+    return {name: entries for name, entries in found.items() if entries}
+
+
+def generated(seed):
+    """A model, a policy and a solver: sizes, sparsity, tiny probabilities, wild rewards, every discount."""
+    rng = np.random.default_rng(seed)
+    S, A = int(rng.integers(1, 9)), int(rng.integers(1, 5))
+    weight = rng.random((S, A, S))
+    kind = rng.integers(5)
+    if kind == 1:
+        weight *= rng.random((S, A, S)) < 0.4
+    elif kind == 2:
+        weight = 10.0 ** rng.uniform(-300, 0, (S, A, S))
+    elif kind == 3:
+        weight *= (rng.random((S, A, S)) < 0.5) * 10.0 ** rng.choice([0, -9, -18, -30], (S, A, S))
+    elif kind == 4:
+        weight = np.zeros((S, A, S))
+    weight[np.arange(S)[:, None], np.arange(A), rng.integers(0, S, (S, A))] += 1
+    discount, complement, ended = float(rng.choice(DISCOUNTS)), None, np.zeros(S, bool)
+    if rng.random() < 0.15:
+        discount, complement = 1.0, 10.0 ** rng.uniform(-300, -17)
+    if rng.random() < 0.5 or (discount == 1 and complement is None):
+        end = rng.integers(0, S)
+        ended[end] = True
+        weight[:, :, end] += rng.choice([1e-12, 0.01, 0.5]) if discount == 1 else 0.0
+    reward = rng.normal(size=[(S,), (S, A), (S, A, S)][rng.integers(3)])
+    form = rng.integers(6)
+    if form == 1:
+        reward = np.abs(reward)
+    elif form == 2:
+        reward = np.round(reward)
+    elif form > 2:
+        reward *= (1.0, 1e250, 1e-300, 10.0 ** rng.uniform(-300, 200, reward.shape))[form - 2]
+    reward[ended] = 0.0
+    start = int(rng.integers(0, S)) if ended.all() or rng.random() < 0.5 else None
+    transition = weight / weight.sum(axis=2, keepdims=True)
+    mdp = MDP(transition, reward, discount, start, terminal=ended, discount_complement=complement)
+    policy = SoftmaxPolicy(rng.normal(size=(S, A)) * rng.choice([0, 1, 10, 300, 1e300]))
+    return (as_sparse(mdp) if rng.random() < 0.3 else mdp), policy, SOLVERS[rng.integers(4)]
+
+
+@pytest.mark.heavy
+def test_no_bound_is_exceeded(seeds):
+    judged = 0
+    for seed in seeds(1000, 10_000):
+        mdp, policy, solver = generated(seed)
+        try:
+            ev = evaluate(mdp, policy, solver=solver)
+            wrong = all_uncontained(ev)
+        except SolveError:  # overflow, LU at a discount that rounds to 1, digits lost
+            continue
+        judged += 1
+        assert wrong == {}, f"seed {seed}: {mdp!r}, {policy!r}"
+    assert judged > 0.9 * len(seeds(1000, 10_000))
+
+
+@given(strategies.mdp_and_policy())
+def test_no_bound_is_exceeded_on_drawn_models(case):
+    assert all_uncontained(evaluate(*case)) == {}
+
+
+@pytest.mark.parametrize("complement", [1e-1, 1e-3, 1e-5, 1e-7, 1e-9, 1e-12, 1e-15, 1e-20, 1e-100, 1e-300])
+@pytest.mark.parametrize("S", [1, 5, 40])
+def test_bounds_are_narrow(complement, S):
+    """Default settings; what LU loses at 1 - discount = 1e-3 is the largest width."""
+    drawn = problems.random_mdp(S, 3, rng=S)
+    given = complement if complement < 1e-15 else None
+    mdp = MDP(drawn.transition, drawn.reward, 1 - complement, discount_complement=given)
+    ev = evaluate(mdp, SoftmaxPolicy.random(mdp, rng=1))
+    size = np.abs(ev.logit_gradient).max()
+    assert ev.error.value.max() <= 1e-12 * np.abs(ev.value).max()
+    assert ev.error.expected_return <= 1e-12 * abs(ev.expected_return)
+    # Below 1e-13 the bound on d is that of the elimination itself, which grows like S^4.
+    loose = 1e-12 if complement > 1e-13 else 3e-8
+    assert ev.error.occupancy <= loose * ev.occupancy.sum()
+    assert ev.error.gradient.max() <= loose * size
+    if S > 1:
+        certain = np.abs(ev.logit_gradient) > ev.error.gradient
+        assert certain.mean() > 0.98
+
+
+def test_bounds_are_of_the_size_of_the_errors():
+    """The largest error of each quantity is more than half its bound: refinement leaves rounding alone."""
+    mdp = problems.random_mdp(20, 3, rng=0, discount=0.999)
+    ev = evaluate(mdp, SoftmaxPolicy.random(mdp, rng=1))
+    exact = evaluate_exactly(mdp, ev.policy)
+    for name, floats, truth in (
+        ("value", ev.value, exact.value),
+        ("action_value", ev.action_value, exact.action_value),
+        ("advantage", ev.advantage, exact.advantage),
+        ("gradient", ev.logit_gradient, exact.logit_gradient),
+    ):
+        off = np.array([float(abs(Fraction(float(x)) - y)) for x, y in zip(floats.ravel(), truth.ravel(), strict=True)])
+        bound = getattr(ev.error, name).ravel()
+        assert (off <= bound).all()
+        assert off.max() > 0.5 * bound[off.argmax()], name
+
+
+@pytest.mark.parametrize("H", [8, 64, 200])
+def test_signs_of_a_vanishing_gradient_are_certain(H):
+    mdp = problems.vanishing_gradient_chain(H)
+    logits = np.zeros((H + 2, mdp.n_actions))
+    logits[:, 0] = np.log(0.2 / (0.8 / (mdp.n_actions - 1)))
+    ev = evaluate(mdp, SoftmaxPolicy(logits))
+    exact = evaluate_exactly(mdp, ev.policy).logit_gradient
+    zero = np.array([x == 0 for x in exact.ravel()]).reshape(exact.shape)
+    np.testing.assert_array_equal(np.abs(ev.logit_gradient) > ev.error.gradient, ~zero)
+    np.testing.assert_array_equal(np.sign(ev.logit_gradient[~zero]), [1 if x > 0 else -1 for x in exact[~zero]])
+    norm = math.sqrt(sum((x * 10**120) ** 2 for x in exact.ravel()))
+    off = math.sqrt(
+        sum(((Fraction(float(g)) - x) * 10**120) ** 2 for g, x in zip(ev.logit_gradient.flat, exact.flat, strict=True))
+    )
+    assert off <= 1e-12 * norm
+
+
+def nearly_decomposable(link, complement):
+    """Two halves of three states that meet with probability `link`."""
+    rng = np.random.default_rng(3)
+    half = rng.dirichlet(np.ones(3), size=(2, 3, 2))
+    transition = np.zeros((6, 2, 6))
+    transition[:3, :, :3], transition[3:, :, 3:] = half
+    transition *= 1 - link
+    transition[0, :, 5] += link
+    transition[1:, :, 0][2:] += link
+    transition[1:3, :, 4] += link
+    return MDP(transition, rng.random((6, 2)), 1 - complement)
+
+
+@pytest.mark.parametrize("complement", [1e-2, 1e-5, 1e-9, 1e-12])
+def test_a_gradient_that_rounding_would_spoil_comes_from_refined_values(complement):
+    """V is nearly constant in each half, and differences of values within a half decide."""
+    mdp = nearly_decomposable(1e-9, complement)
+    ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp))
+    exact = evaluate_exactly(mdp, ev.policy).logit_gradient
+    off = np.array([float(Fraction(float(g)) - x) for g, x in zip(ev.logit_gradient.flat, exact.flat, strict=True)])
+    assert np.abs(off).max() <= 1e-10 * np.abs(ev.logit_gradient).max()
+
+
+def equations_of(ev):
+    """The equations that an evaluation's bounds come from."""
+    return Equations(ev.mdp, ev.policy, ev.mdp.terminal | ev.chain.undefined, 1.0, 1.0)
+
+
+@given(strategies.mdp_and_policy(max_states=5))
+def test_majorants_bound_the_inverse(case):
+    """D b and D^T b from rational arithmetic, of b = start and b = 1."""
+    ev = evaluate(*case)
+    at, S = equations_of(ev), ev.mdp.n_states
+    exact = evaluate_exactly(*case)
+    kinds = majorant(at, ev.chain, ev.factors), normwise(at, ev.chain, ev.factors)
+    assert isinstance(kinds[0], Entrywise) or 0 < ev.mdp.discount < 1e-100  # where products may underflow
+    assert isinstance(kinds[1], Normwise)
+    goes_on = ~(ev.mdp.terminal | ev.chain.undefined)
+    for kind in kinds:
+        entries, total = kind.arrivals(ev.mdp.start)
+        d = exact.occupancy[goes_on]
+        assert (d <= np.array([Fraction(x) for x in entries[goes_on]], dtype=object)).all()
+        assert sum(d) <= Fraction(total)
+        steps = kind.values(np.where(goes_on, 1.0, 0.0)).entries
+        assert sum(exact.occupancy) <= sum(
+            Fraction(m) * Fraction(x) for m, x in zip(ev.mdp.start, steps, strict=True)
+        ) * (1 + S * Fraction(1, 10**9))
+
+
+def test_norms_alone_bound_as_well():
+    """What large models get: the same residuals, and one vector in place of an elimination."""
+    for seed in range(200):
+        mdp, policy, _ = generated(seed)
+        try:
+            ev = evaluate(mdp, policy)
+        except SolveError:
+            continue
+        ev.error.__dict__["_majorant"] = normwise(ev.error._equations, ev.chain, ev.factors)
+        try:
+            assert all_uncontained(ev) == {}, seed
+        except SolveError:
+            continue
+
+
+def test_a_large_sparse_model_has_bounds():
+    """A line of 5,000 states, past what elimination is used for."""
+    S = 5000
+    forward = sparse.csr_array((np.ones(S), (np.arange(S), np.minimum(np.arange(S) + 1, S - 1))), shape=(S, S))
+    mdp = MDP(forward, np.eye(1, S, S - 2)[0], 0.999, 0, terminal=np.arange(S) == S - 1)
+    ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp))
+    truth = np.array([0.999 ** (S - 2 - s) for s in range(S - 1)])
+    assert isinstance(ev.error._majorant, Normwise)
+    assert (np.abs(ev.value[:-1] - truth) <= ev.error.value[:-1] + 1e-12 * truth).all()
+    assert ev.error.value.max() <= 1e-13
+    assert ev.error.occupancy <= 1e-10
+
+
+def test_values_that_do_not_exist_have_no_bound():
+    mdp = MDP([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 0.0]], [[0.0, 0.0, 1.0]]], [1.0, 0.0, 1.0], 1.0, 0, terminal=[0, 1, 0])
+    error = evaluate(mdp, SoftmaxPolicy.uniform(mdp)).error
+    np.testing.assert_array_equal(np.isnan(error.value), [False, False, True])
+    assert np.isnan(error.action_value[2, 0])
+    assert np.isnan(error.advantage[2, 0])
+    assert error.gradient[2, 0] < 1e-100
