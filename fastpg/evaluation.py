@@ -103,7 +103,9 @@ class Evaluation:
         undefined = lambda: np.isnan(self.action_value) | self.chain.undefined[:, None]  # noqa: E731
         out = frozen(finite("advantage", out, self.mdp, undefined))
         if self.chain.n_states <= LARGEST:
-            noise, size = kernels.cancellation(self.occupancy, pi, q, out)
+            sums = np.empty(2)
+            kernels.cancellation(self.occupancy, pi, q, out, sums)
+            noise, size = sums
             kept = 1.0 if isinstance(self.factors, KnowsDifferences) else self.chain.discount_complement
             if size > 0 and ROUNDING * noise > LOST_DIGITS * size * kept:
                 return self.error.refined_advantage

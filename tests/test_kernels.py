@@ -35,6 +35,7 @@ CASES = {
     evaluation.induced_transition: ((law(S, A, S), PI), np.zeros((S, S))),
     evaluation.policy_average: ((PI, Q), np.zeros(S)),
     evaluation.advantage: ((PI, Q, AVAILABLE), np.zeros((S, A))),
+    evaluation.cancellation: ((WEIGHT, PI, Q, Q[::-1]), np.ones(2)),
     evaluation.logit_gradient: ((WEIGHT, PI, Q), np.zeros((S, A))),
     evaluation.fisher_blocks: ((WEIGHT, PI), np.zeros((S, A, A))),
     evaluation.finite_horizon_sweep: ((law(T, S), RNG.standard_normal((T, S, A))), np.ones((S, A))),
@@ -87,8 +88,10 @@ def test_arguments_are_only_read(kernel):
         np.testing.assert_array_equal(before, after)
 
 
-# These read the probability of the first action only to compare it; elimination ignores a diagonal and mixes rows.
+# These read the probability of the first action only to compare it; elimination ignores a diagonal and mixes rows, and
+# so does a sum over all states.
 OTHERWISE = {(evaluation.advantage, 0), (evaluation.centred_on_support, 0), (gth.eliminate, 0), (gth.eliminate, 1)}
+OTHERWISE |= {(evaluation.cancellation, i) for i in range(4)}
 NUMBERS = [(kernel, i) for kernel, (arguments, _) in CASES.items() for i, x in enumerate(arguments) if x.dtype == float]
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastpg.certificate.equations import NONE, UP, Equations, one_row, power_of_two
+from fastpg.certificate.equations import NONE, UP, Equations, Twofold, one_row, power_of_two
 from fastpg.certificate.majorant import Majorant, majorant
 from fastpg.certificate.refinement import Arrivals, Value, refined_arrivals, refined_value
 from fastpg.chain import Chain, next_value
@@ -118,13 +118,16 @@ class ErrorBounds:
         return UP * (out[:, 0] + best.bound.entries)
 
     @cached_property
-    def _gain_bound(self) -> FloatArray:
-        """Of the gains of the refined value, (S, A)."""
+    def _advantage(self) -> Twofold:
+        """A (S, A) of the exact value, from the gains of the refined one."""
+        gains, pi = self.refined_value.gains, self.evaluation.policy.probabilities
         entries, differences, drift = self.refined_value.bound
-        of_value = np.minimum(
-            self._ahead(entries) + entries[:, None], self._ahead(differences) + differences[:, None] + drift
-        )
-        return frozen(UP * (self.refined_value.gains.bound + of_value))
+        by_entries = self._ahead(entries) + entries[:, None]
+        by_differences = self._ahead(differences) + differences[:, None] + drift
+        bound = frozen(UP * (gains.bound + np.minimum(by_entries, by_differences)))
+        x, x_bound = np.empty(gains.x.shape), np.empty(bound.shape)
+        kernels.centred(pi, gains.x, bound, x, x_bound)
+        return Twofold(frozen(x), frozen(x_bound))
 
     def _ahead(self, x: FloatArray) -> FloatArray:
         mdp = self.evaluation.mdp
@@ -137,7 +140,8 @@ class ErrorBounds:
         with np.errstate(over="ignore"):
             for unit in units:
                 bound = bound * unit
-        return np.nextafter(UP * bound, np.inf)
+            rounded = np.nextafter(UP * bound, np.inf)
+        return np.where(np.isnan(rounded), np.inf, rounded)
 
     @cached_property
     def value(self) -> FloatArray:
@@ -149,7 +153,7 @@ class ErrorBounds:
     def action_value(self) -> FloatArray:
         """(S, A), in units of reward; nan where Q does not exist."""
         best, mdp = self.refined_value, self.evaluation.mdp
-        bound = self._distances(self.evaluation.action_value, best.h, best.level)
+        bound = self._distances(best.gains.x, self.evaluation.action_value, best.h, best.level)
         bound += best.gains.bound + self._ahead(best.bound.entries)
         missing = ~mdp.available & ~mdp.terminal[:, None]
         bound = np.where(missing, self._value_bound[:, None], bound)
@@ -159,8 +163,9 @@ class ErrorBounds:
     @cached_property
     def advantage(self) -> FloatArray:
         """(S, A), in units of reward; nan where A does not exist."""
-        bound = self._distances(self.evaluation.advantage, np.zeros(self.refined_value.h.shape), NONE)
-        bound = np.where(self.evaluation.mdp.available, UP * (bound + self._gain_bound), 0.0)
+        exact = self._advantage
+        bound = self._distances(exact.x, self.evaluation.advantage, np.zeros(self.refined_value.h.shape), NONE)
+        bound = np.where(self.evaluation.mdp.available, UP * (bound + exact.bound), 0.0)
         bound = self._in_units(bound, self._equations.reward_unit)
         return frozen(np.where(np.isnan(self.evaluation.advantage), np.nan, bound))
 
@@ -168,14 +173,14 @@ class ErrorBounds:
     def refined_advantage(self) -> FloatArray:
         """A(s,a) (S, A) of the refined value, in units of reward; nan where it does not exist."""
         ev, unit = self.evaluation, self._equations.reward_unit
-        out = np.where(ev.mdp.available, self.refined_value.gains.x[0] * unit, 0.0)
+        out = np.where(ev.mdp.available, self._advantage.x[0] * unit, 0.0)
         return frozen(np.where(np.isnan(ev.action_value) | ev.chain.undefined[:, None], np.nan, out))
 
-    def _distances(self, given: FloatArray, h: FloatArray, level: FloatArray) -> FloatArray:
-        """Of the gains plus h plus level from `given`."""
+    def _distances(self, x: FloatArray, given: FloatArray, h: FloatArray, level: FloatArray) -> FloatArray:
+        """Of x plus h plus level from `given`."""
         out = np.empty(given.shape)
         scaled = frozen(np.nan_to_num(given / self._equations.reward_unit))
-        kernels.distances(self.refined_value.gains.x, frozen(h), level, scaled, out)
+        kernels.distances(x, frozen(h), level, scaled, out)
         return out
 
     @cached_property
@@ -205,11 +210,10 @@ class ErrorBounds:
     @cached_property
     def gradient(self) -> FloatArray:
         """(S, A), of dJ/dlogits in units of reward."""
-        ev, value, d, equations = self.evaluation, self.refined_value, self.refined_arrivals, self._equations
+        ev, d, equations = self.evaluation, self.refined_arrivals, self._equations
         given = frozen(ev.logit_gradient / equations.reward_unit / equations.start_unit)
         out, bound = np.empty((2, *given.shape)), np.empty(given.shape)
-        gains = value.gains.x, self._gain_bound
         pi = ev.policy.probabilities
-        kernels.products(d.d, frozen(d.bound.entries), pi, *gains, given, out, bound)
+        kernels.products(d.d, frozen(d.bound.entries), pi, *self._advantage, given, out, bound)
         units = equations.reward_unit, equations.start_unit
         return frozen(self._in_units(bound, *units))

@@ -50,18 +50,16 @@ def advantage(pi, q, available, out):
 
 
 @kernel
-def cancellation(d, pi, q, adv):
-    """sum_sa d(s) pi(a|s) (|q(s,a)| + |q(s,a) - A(s,a)|) and sum_sa d(s) pi(a|s) |A(s,a)|, where A exists"""
+def cancellation(d, pi, q, adv, out):
+    """out[0] = sum_sa d(s) pi(a|s) (|q(s,a)| + |q(s,a) - A(s,a)|) and out[1] = sum_sa d(s) pi(a|s) |A(s,a)|"""
     S, A = pi.shape
-    noise, size = 0.0, 0.0
+    out[:] = 0.0
     for s in range(S):
-        if d[s] != 0.0:
-            for a in range(A):
-                if pi[s, a] != 0.0:
-                    weight = d[s] * pi[s, a]
-                    noise += weight * (abs(q[s, a]) + abs(q[s, a] - adv[s, a]))
-                    size += weight * abs(adv[s, a])
-    return noise, size
+        for a in range(A):
+            weight = d[s] * pi[s, a]
+            if weight != 0.0:
+                out[0] += weight * (abs(q[s, a]) + abs(q[s, a] - adv[s, a]))
+                out[1] += weight * abs(adv[s, a])
 
 
 @kernel

@@ -137,6 +137,34 @@ def action_gains(first, total, dot, size, r, r_bound, h, out, bound):
 
 
 @kernel
+def centred(pi, x, x_bound, out, bound):
+    """out = x, but -sum_{a != a0} pi(a) (x(a) - x(a0)) / sum_a pi(a) for the likeliest action a0 if known better
+
+    Both are the same where sum_a pi(a) x(a) = 0; `bound` is what `x_bound` becomes.
+    """
+    S, A = pi.shape
+    for s in range(S):
+        a0 = 0
+        wh, wl = 0.0, 0.0
+        for a in range(A):
+            out[0, s, a], out[1, s, a], bound[s, a] = x[0, s, a], x[1, s, a], x_bound[s, a]
+            wh, wl = add(wh, wl, pi[s, a], 0.0)
+            if pi[s, a] > pi[s, a0]:
+                a0 = a
+        h, e, m = 0.0, 0.0, 0.0
+        for a in range(A):
+            if a != a0 and pi[s, a] != 0.0:
+                dh, dl = add(x[0, s, a], x[1, s, a], -x[0, s, a0], -x[1, s, a0])
+                ph, pl = multiply(dh, dl, pi[s, a], 0.0)
+                h, e = add(h, e, ph, pl)
+                m += pi[s, a] * (x_bound[s, a] + x_bound[s, a0] + U2 * (16.0 * A + 64.0) * abs(dh))
+        m = 1.001 * m / wh + A * TINY
+        if m < x_bound[s, a0]:
+            h, e = divide(h, e, wh, wl)
+            out[0, s, a0], out[1, s, a0], bound[s, a0] = -h, -e, m
+
+
+@kernel
 def policy_average(pi, x, x_bound, ended, out, bound):
     """out[:,s] = sum_a pi(a|s) x(s,a) / sum_a pi(a|s), 0 where ended, and its rounding"""
     S, A = pi.shape
