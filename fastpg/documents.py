@@ -70,7 +70,16 @@ def evaluation_document(case: Case, evaluation: Exact) -> Document:
         "gradient_length": length(evaluation.logit_gradient),
         **{name: getattr(evaluation, name) for name in names},
         "gradient": evaluation.logit_gradient,
+        "error": error_bounds(evaluation),
     }
+
+
+def error_bounds(evaluation: Exact) -> Document | None:
+    """Rigorous bounds on the errors of an evaluation; None for a finite horizon."""
+    if isinstance(evaluation, FiniteHorizonEvaluation):
+        return None
+    names = ("value", "action_value", "advantage", "occupancy", "expected_return", "gradient")
+    return {name: getattr(evaluation.error, name) for name in names}
 
 
 def crosscheck_document(

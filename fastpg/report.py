@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastpg.crosscheck import CrossCheck
-from fastpg.documents import Case, Exact, Line, length, share, solver_name
+from fastpg.documents import Case, Exact, Line, error_bounds, length, share, solver_name
 from fastpg.errors import InvalidArgument
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.model import MDP
@@ -56,6 +56,11 @@ def evaluation_text(case: Case, evaluation: Exact) -> str:
         "expected return": f"{evaluation.expected_return:.12g}",
         "gradient length": f"{length(evaluation.logit_gradient):.12g}",
     }
+    bounds = error_bounds(evaluation)
+    if bounds is not None:
+        worst = {"return": bounds["expected_return"], "value": np.nanmax(bounds["value"], initial=0.0)}
+        worst |= {"gradient": bounds["gradient"].max(initial=0.0)}
+        facts["error at most"] = ", ".join(f"{bound:.2g} ({name})" for name, bound in worst.items())
     value = evaluation.value[-1] if finite else evaluation.value
     visitation = evaluation.visitation[-1] if finite else evaluation.visitation
     shown = range(size) if size <= MANY else np.lexsort((-evaluation.occupancy, -visitation))[:MOST]

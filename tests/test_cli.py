@@ -89,12 +89,15 @@ def test_evaluate_gives_every_array(capsys):
         assert found[name] == (expected if isinstance(expected, float) else expected.tolist())
     assert found["gradient"] == fastpg.policy_gradient(evaluation).tolist()
     assert (found["states"], found["discount"], found["policy"], found["horizon"]) == (16, 0.9, "random", None)
+    assert found["error"]["gradient"] == evaluation.error.gradient.tolist()
+    assert found["error"]["expected_return"] == evaluation.error.expected_return
 
 
 def test_evaluate_stops_after_the_horizon(capsys):
     found = document(capsys, "evaluate", LAKE, "--horizon", "7")
     assert found["horizon"] == 7
     assert len(found["value"]) == 8
+    assert found["error"] is None
     code, out, _ = run(capsys, "evaluate", LAKE, "--horizon", "7")
     assert code == 0
     assert "7 steps" in out
@@ -337,7 +340,7 @@ def test_a_stream_closed_from_the_start_changes_nothing_else(arguments, code, st
     other = done.stderr if stream == "stdout" else done.stdout
     assert done.returncode == code, other
     assert "Traceback" not in other
-    assert "error" not in (other if stream == "stderr" or code == 0 else "")
+    assert "error:" not in (other if stream == "stderr" or code == 0 else "")
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs /proc")

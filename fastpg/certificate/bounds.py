@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+from scipy import sparse
 
 from fastpg.certificate.equations import NONE, UP, Equations, Twofold, one_row, power_of_two
 from fastpg.certificate.majorant import Majorant, majorant
@@ -79,7 +80,8 @@ class ErrorBounds:
     @cached_property
     def _equations(self) -> Equations:
         ev = self.evaluation
-        largest = max(float(np.abs(ev.mdp.expected_reward).max()), float(np.abs(self._value).max()) * 2.0**-900)
+        R = ev.mdp.reward.data if sparse.issparse(ev.mdp.reward) else ev.mdp.reward
+        largest = max(float(np.abs(R).max(initial=0.0)), float(np.abs(self._value).max()) * 2.0**-900)
         steps = max(1.0, float(self._arrivals.max()) * 2.0**-900)
         return Equations(ev.mdp, ev.policy, self._ended, power_of_two(largest), power_of_two(steps))
 
@@ -211,7 +213,8 @@ class ErrorBounds:
     def gradient(self) -> FloatArray:
         """(S, A), of dJ/dlogits in units of reward."""
         ev, d, equations = self.evaluation, self.refined_arrivals, self._equations
-        given = frozen(ev.logit_gradient / equations.reward_unit / equations.start_unit)
+        with np.errstate(over="ignore"):  # what is too large for its units has no bound
+            given = frozen(ev.logit_gradient / equations.reward_unit / equations.start_unit)
         out, bound = np.empty((2, *given.shape)), np.empty(given.shape)
         pi = ev.policy.probabilities
         kernels.products(d.d, frozen(d.bound.entries), pi, *self._advantage, given, out, bound)
