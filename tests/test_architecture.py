@@ -200,8 +200,6 @@ for found in pkgutil.iter_modules(kernels.__path__, "fastpg.kernels."):
 def test_each_kernel_is_compiled_once():
     counts = [line.split() for line in run(SCENARIO).splitlines()]
     assert [line for line in counts if int(line[2]) > 1] == []
-    core = [
-        line for line in counts if line[0].removeprefix("fastpg.kernels.") in ("evaluation", "gth", "policy", "twofold")
-    ]
+    core = [line for line in counts if line[0].removeprefix("fastpg.kernels.") in ("evaluation", "gth", "policy")]
     assert len(core) >= 9
     assert [line for line in core if int(line[2]) != 1] == []
