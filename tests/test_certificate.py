@@ -81,6 +81,85 @@ def generated(seed):
     return (as_sparse(mdp) if rng.random() < 0.3 else mdp), policy, SOLVERS[rng.integers(4)]
 
 
+def small(*, discount=0.9, reward=1.0, tiny=0.1, start=None, states=3, actions=2, **options):
+    """A chain of a few states whose first action goes on with probability 1 - tiny and whose last state loops."""
+    transition = np.zeros((states, actions, states))
+    ahead = np.minimum(np.arange(states) + 1, states - 1)
+    for a in range(actions):
+        transition[np.arange(states), a, ahead] += 1 - tiny * (a + 1)
+        transition[np.arange(states), a, 0] += tiny * (a + 1)
+    pays = np.broadcast_to(reward, (states, actions)).astype(float)
+    ended = np.asarray(options.get("terminal", np.zeros(states)), dtype=bool)
+    return MDP(transition, np.where(ended[:, None], 0.0, pays), discount, start, **options)
+
+
+END = [False, False, True]
+FLAT = [[0.0, 0.0]] * 3
+EXTREMES = {
+    "logits of +-1.7e308": (small(), [[1.7e308, -1.7e308], [-1.7e308, 1.7e308], [0, 1.7e308]]),
+    "a masked action": (small(), [[-np.inf, 0.0], [0.0, -np.inf], [0.0, 0.0]]),
+    "an unavailable action": (small(available=[[1, 0], [1, 1], [0, 1]]), FLAT),
+    "one action": (small(actions=1), [[0.0]] * 3),
+    "one state": (small(states=1), [[0.0, 1.0]]),
+    "one state that ended": (small(states=1, terminal=[True], start=0), [[0.0, 1.0]]),
+    "discount 0": (small(discount=0.0), FLAT),
+    "discount 1 - 2^-53": (small(discount=1 - 2.0**-53), FLAT),
+    "discount 1, an end": (small(discount=1.0, terminal=END), FLAT),
+    "rewards of 1e300": (small(reward=1e300), FLAT),
+    "rewards of 1e-300": (small(reward=1e-300), FLAT),
+    "rewards of 1e300, 1 and 1e-300": (small(reward=[[1e300, 1e-300], [1.0, -1e300], [1e-300, 0.0]]), FLAT),
+    "probabilities of 1e-300": (small(tiny=1e-300), FLAT),
+    "probabilities of 1e-300, an end, discount 1": (small(tiny=1e-300, terminal=END, discount=1.0), FLAT),
+    "a start in the last state": (small(start=2), FLAT),
+    "a start that has ended": (small(start=2, terminal=END, discount=1.0), FLAT),
+    "states that are not reached": (small(start=2, tiny=0.0), FLAT),
+}
+
+
+@pytest.mark.parametrize("storage", [lambda mdp: mdp, as_sparse], ids=["dense", "sparse"])
+@pytest.mark.parametrize("name", EXTREMES)
+def test_extreme_inputs_give_the_right_answer_within_its_bound(name, storage):
+    mdp, logits = EXTREMES[name]
+    with np.errstate(over="ignore"):  # differences of logits
+        ev = evaluate(storage(mdp), SoftmaxPolicy(logits))
+    assert all_uncontained(ev) == {}
+    for floats in (ev.value, ev.action_value, ev.advantage, ev.occupancy, ev.visitation, ev.logit_gradient):
+        assert np.isfinite(floats).all()
+    assert ev.visitation.sum() == pytest.approx(1, rel=1e-12)
+    largest = np.abs(ev.value).max()
+    assert ev.error.value.max() <= max(1e-12 * largest, 1e-320)
+
+
+@pytest.mark.parametrize(
+    ("mdp", "words"),
+    [
+        (small(reward=1e308), r"overflows float64 at discount 0.9 with rewards up to 1e\+308"),
+        (small(discount=1.0), "must end for certain"),
+        (small(discount=1.0, tiny=0.0, terminal=END, start=0, available=[[1, 1], [0, 1], [1, 1]]), None),
+    ],
+)
+def test_what_has_no_answer_is_an_error_that_names_the_cause(mdp, words):
+    policy = SoftmaxPolicy(FLAT).masked(mdp.available)
+    if words is None:
+        assert evaluate(mdp, policy).value[0] == 2.0
+    else:
+        with pytest.raises(SolveError, match=words):
+            evaluate(mdp, policy)
+
+
+@pytest.mark.parametrize("discount", [0.99, 1.0])
+def test_a_line_of_100_000_states(discount):
+    S = 100_000
+    ahead = sparse.csr_array((np.ones(S), (np.arange(S), np.minimum(np.arange(S) + 1, S - 1))), shape=(S, S))
+    mdp = MDP(ahead, np.where(np.arange(S) < S - 1, 1.0, 0.0), discount, 0, terminal=np.arange(S) == S - 1)
+    ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp))
+    left = np.arange(S - 1, -1, -1.0)
+    truth = left if discount == 1 else -np.expm1(left * np.log(discount)) / (1 - discount)
+    assert (np.abs(ev.value - truth) <= ev.error.value + 4e-15 * truth).all()
+    assert ev.error.value.max() <= 1e-12 * truth.max()
+    assert ev.expected_return == pytest.approx(truth[0], rel=1e-12)
+
+
 @pytest.mark.heavy
 def test_no_bound_is_exceeded(seeds):
     judged = 0

@@ -8,6 +8,7 @@ Compiled kernels are kept where Numba keeps its own: in NUMBA_CACHE_DIR, beside 
 process compiles only what no earlier one has. Without a place that can be written each process compiles for itself.
 """
 
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,13 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
     @staticmethod
     def _attempt(write: Any, *arguments: Any) -> None:
-        try:
+        with suppress(OSError):
             write(*arguments)
-        except OSError:
-            pass
 
 
 def kernel(function: Any) -> Any:
     """`function` compiled at its first call, or read from the disk where an earlier process compiled it."""
     compiled = njit(nogil=True, error_model="numpy")(function)
-    try:
+    with suppress(RuntimeError):  # Numba found no directory to write to
         compiled._cache = _Cache(function)
-    except RuntimeError:  # Numba found no directory to write to
-        pass
     return compiled

@@ -1,0 +1,159 @@
+"""What goes wrong around the mathematics: caches that cannot be written, interrupts, threads and processes."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from fastpg import (
+    MDP,
+    RewardToGo,
+    SoftmaxPolicy,
+    estimate_gradient,
+    evaluate,
+    policy_gradient,
+    problems,
+    rollout,
+    solvers,
+)
+from fastpg.errors import SolveError
+
+SMALL = """
+from fastpg import MDP, SoftmaxPolicy, evaluate, policy_gradient
+mdp = MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [1.0, 0.0], 0.5, 0)
+print(evaluate(mdp, SoftmaxPolicy.uniform(mdp)).expected_return)
+"""
+
+
+def started(**environment):
+    """A fresh interpreter at work on a small model."""
+    known = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    command = [sys.executable, "-W", "error", "-c", SMALL]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=known | environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def answer(process):
+    """What it printed."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return float(out)
+
+
+def test_a_cache_directory_that_cannot_be_made_is_done_without(tmp_path):
+    (tmp_path / "file").touch()
+    assert answer(started(NUMBA_CACHE_DIR=str(tmp_path / "file" / "below"))) == pytest.approx(4 / 3, rel=1e-15)
+
+
+def test_processes_that_compile_at_once_into_an_empty_cache_agree(tmp_path):
+    processes = [started(NUMBA_CACHE_DIR=str(tmp_path / "cache")) for _ in range(3)]
+    assert {answer(process) for process in processes} == {4 / 3}
+
+
+def results(seed):
+    """An exact and a sampled gradient, and trajectories."""
+    mdp = problems.random_mdp(6, 3, rng=seed)
+    policy = SoftmaxPolicy.random(mdp, rng=seed)
+    estimate = estimate_gradient(mdp, policy, RewardToGo(), n=2000, horizon=10, rng=seed, threads=2)
+    walked = rollout(mdp, policy, n=50, horizon=10, rng=seed)
+    return policy_gradient(evaluate(mdp, policy)), estimate.mean, walked.states
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        for x, y in zip(one, other, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_worker_processes_give_the_numbers_of_their_parent(method):
+    expected = [results(seed) for seed in range(2)]  # threads have run here before the fork
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        found = pool.map_async(results, range(2)).get(timeout=300)
+    assert_same(found, expected)
+
+
+def test_threads_give_the_numbers_of_one():
+    with ThreadPoolExecutor(8) as pool:
+        assert_same(pool.map(results, range(16)), [results(seed) for seed in range(16)])
+
+
+def test_one_evaluation_may_be_read_by_many_threads():
+    mdp = problems.random_mdp(30, 3, rng=0, discount=0.999)
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    names = ("value", "advantage", "occupancy", "logit_gradient", "expected_return")
+    alone = evaluate(mdp, policy)
+    expected = [getattr(alone, name) for name in names] + [alone.error.gradient]
+    for _ in range(20):
+        shared, gate = evaluate(mdp, policy), threading.Barrier(4)
+
+        def read(_, shared=shared, gate=gate):
+            gate.wait()
+            return [getattr(shared, name) for name in names] + [shared.error.gradient]
+
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(read, range(4)):
+                for x, y in zip(found, expected, strict=True):
+                    np.testing.assert_array_equal(x, y)
+
+
+class Interrupt:
+    """Ctrl-C at the third report of progress."""
+
+    def __init__(self):
+        self.reports = 0
+
+    def __call__(self, _):
+        self.reports += 1
+        if self.reports == 3:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_sample_leaves_nothing_behind():
+    mdp = problems.random_mdp(6, 3, rng=0)
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    options = {"n": 20_000, "horizon": 20, "rng": 3, "threads": 2}
+    expected = estimate_gradient(mdp, policy, RewardToGo(), **options)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        estimate_gradient(mdp, policy, RewardToGo(), progress=Interrupt(), **options)
+    assert threading.active_count() == before
+    again = estimate_gradient(mdp, policy, RewardToGo(), **options)
+    np.testing.assert_array_equal(again.mean, expected.mean)
+    np.testing.assert_array_equal(again.blocks, expected.blocks)
+
+
+class Spoiled:
+    """A solver whose solution holds a number that is not finite."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def factorise(self, chain):
+        honest, value = solvers.LU().factorise(chain), self.value
+
+        class Factors:
+            def solve(self, b):
+                x = honest.solve(b)
+                x[1] = value
+                return x
+
+            def solve_transposed(self, b):
+                x = honest.solve_transposed(b)
+                x[1] = value
+                return x
+
+        return Factors()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_an_error_that_names_its_place(value):
+    mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.5)
+    with pytest.raises(SolveError, match=r"value\[1\]"):
+        evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=Spoiled(value))
