@@ -71,6 +71,7 @@ def evaluation_document(case: Case, evaluation: Exact) -> Document:
         **{name: getattr(evaluation, name) for name in names},
         "gradient": evaluation.logit_gradient,
         "error": error_bounds(evaluation),
+        "underflowed": int(evaluation.policy.underflowed.sum()),
     }
 
 

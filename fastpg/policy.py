@@ -53,6 +53,11 @@ class Policy(metaclass=_Sealing):
     def masked(self, available: npt.ArrayLike) -> Self:
         """The same policy restricted to the available actions."""
 
+    @property
+    def underflowed(self) -> BoolArray:
+        """(S, A), where a probability is 0 only because float64 has no smaller one: results take it to be 0."""
+        return frozen(np.zeros(self.probabilities.shape, bool))
+
     def gradient(self, evaluation: "Evaluation | FiniteHorizonEvaluation") -> FloatArray:
         """dJ/dparameters, from the derivatives that an evaluation of this policy holds."""
         return self.pullback(evaluation.logit_gradient)
@@ -134,6 +139,15 @@ class SoftmaxPolicy(Policy):
         """theta, shape (S, A), read-only."""
         return self.parameters
 
+    @property
+    def underflowed(self) -> BoolArray:
+        """(S, A), where a finite logit has probability 0 in float64; `fastpg.exact.enclose` has the true one.
+
+        >>> SoftmaxPolicy([[0.0, -800.0, -float("inf")]]).underflowed
+        array([[False,  True, False]])
+        """
+        return frozen((self.logits > -np.inf) & (self.probabilities == 0))
+
     @classmethod
     def uniform(cls, mdp: MDP) -> "SoftmaxPolicy":
         """Equal probabilities for the available actions of each state."""
@@ -192,6 +206,12 @@ class LogLinearPolicy(Policy):
     def weights(self) -> FloatArray:
         """w, shape (k,), read-only."""
         return self.parameters
+
+    @property
+    def underflowed(self) -> BoolArray:
+        """(S, A), where an available action has probability 0 in float64."""
+        allowed = self.available | ~self.available.any(axis=1, keepdims=True)
+        return frozen(allowed & (self.probabilities == 0))
 
     def masked(self, available: npt.ArrayLike) -> "LogLinearPolicy":
         """The same features and weights with only the actions of `available` (S, A)."""

@@ -61,6 +61,9 @@ def evaluation_text(case: Case, evaluation: Exact) -> str:
         worst = {"return": bounds["expected_return"], "value": np.nanmax(bounds["value"], initial=0.0)}
         worst |= {"gradient": bounds["gradient"].max(initial=0.0)}
         facts["error at most"] = ", ".join(f"{bound:.2g} ({name})" for name, bound in worst.items())
+    underflowed = int(evaluation.policy.underflowed.sum())
+    if underflowed:
+        facts["underflowed"] = f"{underflowed} action probabilities, taken to be 0"
     value = evaluation.value[-1] if finite else evaluation.value
     visitation = evaluation.visitation[-1] if finite else evaluation.visitation
     shown = range(size) if size <= MANY else np.lexsort((-evaluation.occupancy, -visitation))[:MOST]

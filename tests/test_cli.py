@@ -90,6 +90,7 @@ def test_evaluate_gives_every_array(capsys):
     assert found["gradient"] == fastpg.policy_gradient(evaluation).tolist()
     assert (found["states"], found["discount"], found["policy"], found["horizon"]) == (16, 0.9, "random", None)
     assert found["error"]["gradient"] == evaluation.error.gradient.tolist()
+    assert found["underflowed"] == 0
     assert found["error"]["expected_return"] == evaluation.error.expected_return
 
 

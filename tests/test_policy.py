@@ -271,3 +271,13 @@ def test_a_subclass_may_set_what_it_likes_in_its_constructor():
     with pytest.raises(AttributeError, match="'name' cannot be set"):
         policy.name = "other"
     assert copy.copy(policy).name == policy.name == "left or right"
+
+
+def test_probabilities_that_underflow_are_flagged():
+    """exp(-746) is below the smallest float, exp(-744) is not, and a masked action is 0 on purpose."""
+    logits = np.array([[0.0, -744.0, -746.0, -np.inf]])
+    softmax = SoftmaxPolicy(logits)
+    np.testing.assert_array_equal(softmax.underflowed, [[False, False, True, False]])
+    np.testing.assert_array_equal(DirectPolicy(softmax.probabilities).underflowed, np.zeros((1, 4), bool))
+    linear = LogLinearPolicy(np.array([[[0.0], [-1.0], [-1.0]]]), [800.0], available=[[True, True, False]])
+    np.testing.assert_array_equal(linear.underflowed, [[False, True, False]])
