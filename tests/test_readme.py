@@ -1,5 +1,6 @@
 """What README prints is what the program prints; its Python is run as a doctest."""
 
+import json
 import os
 import re
 import shlex
@@ -7,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_command_line_prints_what_readme_shows():
@@ -27,3 +29,13 @@ def test_the_main_command_of_readme_is_the_one_it_shows():
     assert first.endswith("fastpg crosscheck frozen-lake-8x8")
     assert second.endswith("pytest")
     assert "$ fastpg crosscheck frozen-lake-8x8" in README
+
+
+def test_the_tables_of_errors_are_those_that_were_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from bench.accuracy import RESULTS, table
+
+    measured = json.loads(RESULTS.read_text())
+    assert table("chain", measured["gradient"]) in README
+    assert table("1 − γ", measured["value"]) in README
+    assert max(row["fastpg"] for row in measured["gradient"].values()) <= 1e-12
