@@ -6,6 +6,7 @@ from fastpg.crosscheck import CrossCheck, crosscheck
 from fastpg.errors import (
     Disagreement,
     FastPGError,
+    InfiniteVariance,
     InvalidArgument,
     InvalidModel,
     InvalidPolicy,
@@ -16,11 +17,15 @@ from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.fisher import FisherInformation, fisher_information, natural_gradient, normalised_step
 from fastpg.gradient import policy_gradient
 from fastpg.model import MDP
+from fastpg.moments import EstimatorMoments, estimator_moments
 from fastpg.policy import DirectPolicy, LogLinearPolicy, Policy, SoftmaxPolicy, random, uniform
 from fastpg.sampling import (
+    GAE,
     Estimator,
     GradientEstimate,
+    PlugIn,
     RewardToGo,
+    TemporalDifference,
     TotalReturn,
     Trajectories,
     estimate_gradient,
@@ -28,29 +33,35 @@ from fastpg.sampling import (
 )
 
 __all__ = [
+    "GAE",
     "MDP",
     "CrossCheck",
     "DirectPolicy",
     "Disagreement",
     "Estimator",
+    "EstimatorMoments",
     "Evaluation",
     "FastPGError",
     "FiniteHorizonEvaluation",
     "FisherInformation",
     "GradientEstimate",
+    "InfiniteVariance",
     "InvalidArgument",
     "InvalidModel",
     "InvalidPolicy",
     "LogLinearPolicy",
+    "PlugIn",
     "Policy",
     "RewardToGo",
     "SoftmaxPolicy",
     "SolveError",
+    "TemporalDifference",
     "TotalReturn",
     "Trajectories",
     "__version__",
     "crosscheck",
     "estimate_gradient",
+    "estimator_moments",
     "evaluate",
     "fisher_information",
     "formats",

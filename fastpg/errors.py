@@ -21,5 +21,9 @@ class SolveError(FastPGError, ArithmeticError):
     """A linear system of the theory has no finite solution, or none that float64 can hold."""
 
 
+class InfiniteVariance(SolveError):
+    """An estimator has no finite second moments on this model."""
+
+
 class Disagreement(FastPGError, AssertionError):
     """A sampled quantity contradicts its exact value at the stated false-alarm rate."""

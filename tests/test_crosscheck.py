@@ -24,6 +24,7 @@ from fastpg import (
     problems,
 )
 from fastpg.sampling import estimate_gradient
+from fastpg.sampling.faults import MissingDiscount
 from fastpg.testing.strategies import mdp_and_policy
 
 # The package exports the function under the name of its module.
@@ -99,17 +100,9 @@ def test_a_wrong_discount_power_is_found(monkeypatch):
     assert check.verdict == "disagrees"
 
 
-def test_a_missing_discount_of_later_steps_is_found(monkeypatch):
+def test_a_missing_discount_of_later_steps_is_found():
     # The popular estimator without the factor gamma^t in front of each step's term.
-    from fastpg.sampling import estimate
-
-    def undiscounted(*arguments):
-        rule = stopping(*arguments)
-        return rule._replace(discounts=np.ones_like(rule.discounts))
-
-    stopping = estimate.stopping
-    monkeypatch.setattr(estimate, "stopping", undiscounted)
-    assert check_lake(policy=GOOD, n=4_000_000).verdict == "disagrees"
+    assert check_lake(policy=GOOD, estimator=MissingDiscount(RewardToGo()), n=4_000_000).verdict == "disagrees"
 
 
 def test_logits_off_by_five_per_cent_are_found(monkeypatch):

@@ -140,12 +140,13 @@ def trajectories(
 @kernel
 def gradient_sums(
     key, edges, horizon, powers, offset, threshold, alias, successor, action, pi,
-    credit, signal, baseline, discounts, decay, whole, pool, share, stop, power_sums, blocks,
+    credit, signal, baseline, ratio, last, discounts, decay, whole, pool, share, stop, power_sums, blocks,
 ):  # fmt: skip
     """Sums over blocks of trajectories of X = sum_t w_t score(a_t|s_t); block b holds edges[b] .. edges[b+1]-1.
 
-    H_t = credit_t + decay H_{t+1};  w_t = discount^t (signal_t + decay H_{t+1} - baseline(s_t)), or, where `whole`,
-    w_t = sum_j discount^j credit_j - baseline(s_t).
+    H_t = ratio_t (credit_t + decay H_{t+1}) from `last` of the state where a horizon cuts the process;
+    w_t = discount^t ratio_0 .. ratio_t (signal_t + decay H_{t+1} - baseline(s_t)), or, where `whole`,
+    w_t = ratio_0 .. ratio_{L-1} (sum_j discount^j credit_j - baseline(s_t)). An empty `ratio` is all 1.
     power_sums[p] gains the p-th moments of a block sum Y over its m trajectories, scaled to the size of one
     trajectory's: Y, Y^2/m, Y^3/m, Y^4/m^2; blocks[b] the pooled share Y/sqrt(m). Returns the number of steps.
     The score is linear, so a step adds to W[s,a] alone and a block is centred once: Y = W - pi sum_a W.
@@ -155,6 +156,7 @@ def gradient_sums(
     visited = np.empty(S, np.int64)
     visited_in = np.full(S, -1, np.int64)
     states, outcomes = np.empty(257, np.int64), np.empty(256, np.int64)
+    importances = np.empty(256)
     steps = 0
     for b in range(blocks.shape[0]):
         count = 0
@@ -165,18 +167,27 @@ def gradient_sums(
                 key, i, horizon, powers, offset, threshold, alias, successor, states, outcomes
             )
             steps += length
-            total = 0.0
+            total, importance = 0.0, 1.0
             if whole:
                 for t in range(length):
                     total += discounts[min(t, discounts.shape[0] - 1)] * credit[outcomes[t]]
-            ahead = 0.0
+            if ratio.shape[0] > 0:
+                if importances.shape[0] < length:
+                    importances = np.empty(outcomes.shape[0])
+                for t in range(length):
+                    importance *= ratio[outcomes[t]]
+                    importances[t] = importance
+            ahead = last[states[length]]
             for t in range(length - 1, -1, -1):
                 k, s = outcomes[t], states[t]
                 if whole:
-                    weight = total - baseline[s]
+                    weight = importance * (total - baseline[s])
                 else:
                     weight = discounts[min(t, discounts.shape[0] - 1)] * (signal[k] + decay * ahead - baseline[s])
                     ahead = credit[k] + decay * ahead
+                    if ratio.shape[0] > 0:
+                        weight *= importances[t]
+                        ahead *= ratio[k]
                 W[s, action[k]] += weight
                 if visited_in[s] != b:
                     visited_in[s] = b

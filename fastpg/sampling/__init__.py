@@ -1,13 +1,16 @@
 """Compiled samplers: trajectories and gradient estimates, reproducible on any number of threads."""
 
 from fastpg.sampling.estimate import GradientEstimate, estimate_gradient
-from fastpg.sampling.estimators import Estimator, RewardToGo, TotalReturn
+from fastpg.sampling.estimators import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
 from fastpg.sampling.trajectories import Trajectories, rollout
 
 __all__ = [
+    "GAE",
     "Estimator",
     "GradientEstimate",
+    "PlugIn",
     "RewardToGo",
+    "TemporalDifference",
     "TotalReturn",
     "Trajectories",
     "estimate_gradient",

@@ -10,9 +10,10 @@ from scipy import sparse
 from fastpg.chain import state_transition
 from fastpg.kernels import contributions as kernels
 from fastpg.model import MDP
-from fastpg.policy import Policy, fitted
-from fastpg.sampling.estimators import Estimator, checked
-from fastpg.sampling.tables import Horizon, outcome_table, stopping
+from fastpg.policy import Policy
+from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.plan import plan
+from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray, frozen
 
 # A geometric time is followed until fewer than this share of trajectories goes on.
@@ -54,20 +55,16 @@ def expected_contributions(
     A mean of N contributions has skewness of at most N^(-1/2) and excess kurtosis of at most 1/N. They come from
     exact moments of the returns, so that an event too rare to have been sampled still counts.
     """
-    policy = fitted(policy, mdp)
-    rule, table = stopping(mdp, policy, horizon), outcome_table(mdp, policy)
-    terms = checked(estimator).terms(mdp, table)
-    geometric = horizon == "geometric"
-    survival = mdp.discount if geometric else 1.0
-    decay = terms.trace * (1.0 if geometric else mdp.discount)
+    made = plan(mdp, policy, estimator, horizon)
+    rule, table, terms, survival, decay = made.stopping, made.table, made.terms, made.survival, made.decay
     # Fourth powers of rewards overflow before rewards do; the ratio does not depend on their scale.
     scale = max(float(np.abs(x).max(initial=0.0)) for x in (terms.credit, terms.signal, terms.baseline)) or 1.0
     credit, signal = frozen(terms.credit / scale), frozen(terms.signal / scale)
     baseline = terms.baseline / scale
     joint = (table.offset, table.successor)
-    pi = policy.probabilities
+    pi = made.policy.probabilities
     past = np.zeros((5, pi.shape[0]))
-    past[0] = mdp.start
+    past[0] = made.start
 
     def backward(h: FloatArray) -> FloatArray:
         out = np.empty(h.shape)
@@ -76,7 +73,7 @@ def expected_contributions(
 
     nothing_to_go = np.zeros(past.shape)
     nothing_to_go[0] = 1.0
-    steps = _steps(mdp, policy, rule.horizon, survival)
+    steps = _steps(mdp, made.policy, rule.horizon, survival)
     second, fourth, noise, distinct = np.zeros((4, *pi.shape))
     size = 1.0
     for t, h in enumerate(_reversed_orbit(backward, frozen(nothing_to_go), steps)):

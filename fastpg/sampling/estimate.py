@@ -9,11 +9,12 @@ import numpy as np
 
 from fastpg.kernels import sampling as kernels
 from fastpg.model import MDP
-from fastpg.policy import Policy, fitted
+from fastpg.policy import Policy
 from fastpg.rng import RNG, philox_key
-from fastpg.sampling.estimators import Estimator, checked
+from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.parallel import StopFlag, in_order
-from fastpg.sampling.tables import Horizon, IntArray, outcome_table, stopping
+from fastpg.sampling.plan import plan
+from fastpg.sampling.tables import Horizon, IntArray
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
 
 # Block sums of this many runs of trajectories carry the statistics; up to this n a block is one trajectory.
@@ -84,13 +85,9 @@ def estimate_gradient(
     >>> estimate_gradient(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=10_000, horizon=1, rng=0).mean.shape
     (2, 2)
     """
-    policy = fitted(policy, mdp)
     n = positive_integer("n", n)
-    rule = stopping(mdp, policy, horizon)
-    key, table = philox_key(rng), outcome_table(mdp, policy)
-    terms = checked(estimator).terms(mdp, table)
-    decay = terms.trace * (1.0 if horizon == "geometric" else mdp.discount)
-    pi = policy.probabilities
+    key, made = philox_key(rng), plan(mdp, policy, estimator, horizon)
+    rule, table, terms, pi = made.stopping, made.table, made.terms, made.policy.probabilities
     pool, weight = pooling = pooled(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling
     B = min(n, BLOCKS)
     # floor(b n / B) for b = 0..B, in two parts that cannot overflow.
@@ -103,8 +100,8 @@ def estimate_gradient(
         mine = frozen(edges[piece.start : piece.stop + 1])
         steps = kernels.gradient_sums(
             key, mine, rule.horizon, rule.powers, table.offset, table.threshold, table.alias, table.successor,
-            table.action, pi, terms.credit, terms.signal, terms.baseline, rule.discounts, decay, terms.whole,
-            pool, weight, stop, sums, blocks[piece],
+            table.action, pi, terms.credit, terms.signal, terms.baseline, made.ratios, made.last, rule.discounts,
+            made.decay, terms.whole, pool, weight, stop, sums, blocks[piece],
         )  # fmt: skip
         return sums, steps, int(mine[-1])
 

@@ -1,18 +1,19 @@
 """Estimators of the policy gradient, each one small object.
 
-An estimator says what a step of a trajectory is worth; sampler and statistics are the same for all.
+An estimator says what a step of a trajectory is worth; sampler, statistics and exact moments are the same for all.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from fastpg.errors import InvalidArgument
 from fastpg.model import MDP
+from fastpg.policy import Policy
 from fastpg.sampling.tables import OutcomeTable
-from fastpg.validation import FloatArray, float_array, frozen, require_finite
+from fastpg.validation import FloatArray, float_array, frozen, real_between, require_finite
 
 Baseline = float | npt.ArrayLike | None
 
@@ -20,62 +21,194 @@ Baseline = float | npt.ArrayLike | None
 class Terms(NamedTuple):
     """The gradient estimate of one trajectory is X = sum_t w_t grad log pi(a_t|s_t), where
 
-        H_t = credit_t + discount trace H_{t+1}
-        w_t = discount^t (signal_t + discount trace H_{t+1} - baseline(s_t)),
+        H_t = ratio_t (credit_t + discount trace H_{t+1}),  H_T = last(s_T) where a horizon cuts the process
+        w_t = step_discount^t ratio_0 ... ratio_t (signal_t + discount trace H_{t+1} - baseline(s_t)),
 
-    or, for a `whole` return, w_t = sum_j discount^j credit_j - baseline(s_t). `credit` and `signal` have one number
-    for each outcome of the table. Geometric stopping has discount 1 in these equations.
+    or, for a `whole` return, w_t = ratio_0 ... ratio_{T-1} (sum_j discount^j credit_j - baseline(s_t)). `credit` and
+    `signal` have one number for each outcome of the table, `baseline` and `last` one for each state, and the ratio is
+    pi(a|s) / behaviour(a|s) to the power `ratio_power`. No `step_discount` stands for the discount, no `last` for 0.
+    Geometric stopping has discount 1 in these equations, but for a given `step_discount`.
     """
 
     credit: FloatArray
     signal: FloatArray
     baseline: FloatArray
     trace: float
-    whole: bool
+    whole: bool = False
+    ratio_power: float = 1.0
+    step_discount: float | None = None
+    last: FloatArray | None = None
 
 
 class Estimator(Protocol):
-    """Anything that turns a model and its table of outcomes into `Terms`."""
+    """Anything that turns a model and its table of outcomes into `Terms`.
+
+    The sampled policy is its attribute `behaviour`, where it has one that is not None. Where its attribute `along` is
+    "visitation" a trajectory is one step from a state drawn in proportion to the occupancy d, times sum(d).
+    """
 
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """The weights of this estimator on `mdp`."""
 
 
 @dataclass(frozen=True, eq=False)
-class _WithBaseline:
+class _Estimator:
+    behaviour: Policy | None = field(default=None, kw_only=True)
+    weights: str | None = field(default=None, kw_only=True)
+
+    _weights: ClassVar[str] = "per-decision"
+
+    def __post_init__(self) -> None:
+        if self.weights not in (None, self._weights):
+            raise InvalidArgument(
+                f"weights of {type(self).__name__} must be None or {self._weights!r} but is {self.weights!r}"
+            )
+        if self.behaviour is not None and not hasattr(self.behaviour, "probabilities"):
+            raise InvalidArgument(f"behaviour must be a policy but is {self.behaviour!r}")
+
+    def _take(self, name: str) -> None:
+        """Replace a field by a frozen array, or a float where it is a single number."""
+        x = float_array(name, getattr(self, name), InvalidArgument)
+        require_finite(name, np.atleast_1d(x), InvalidArgument)
+        object.__setattr__(self, name, frozen(x) if x.ndim else float(x))
+
+
+@dataclass(frozen=True, eq=False)
+class _WithBaseline(_Estimator):
     baseline: Baseline = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.baseline is not None:
-            b = float_array("baseline", self.baseline, InvalidArgument)
-            require_finite("baseline", np.atleast_1d(b), InvalidArgument)
-            object.__setattr__(self, "baseline", frozen(b) if b.ndim else float(b))
+            self._take("baseline")
 
 
 @dataclass(frozen=True, eq=False)
 class TotalReturn(_WithBaseline):
     """X = sum_t (G - b(s_t)) grad log pi(a_t|s_t) with the discounted return G of the whole trajectory.
 
-    Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array.
+    Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array. With a
+    `behaviour` policy X is multiplied by prod_t pi(a_t|s_t) / behaviour(a_t|s_t) (weights="trajectory").
     Source: Williams (1992), Theorem 1 (REINFORCE).
     """
 
+    _weights: ClassVar[str] = "trajectory"
+
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth the whole return."""
-        return Terms(table.reward, table.reward, state_baseline(self.baseline, mdp), 1.0, True)
+        return Terms(table.reward, table.reward, state_baseline(self.baseline, mdp), 1.0, whole=True)
 
 
 @dataclass(frozen=True, eq=False)
 class RewardToGo(_WithBaseline):
     """X = sum_t discount^t (G_t - b(s_t)) grad log pi(a_t|s_t) with G_t the return from step t on.
 
-    Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array.
-    Source: Sutton et al. (1999); Baxter & Bartlett (2001).
+    Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array. `bootstrap`
+    (S,) is the value of the state in which a fixed horizon cuts the process: with the exact V, and baseline or not,
+    what is cut off changes the mean only by later scores. With a `behaviour` policy each reward is weighted by the
+    ratios up to its step (weights="per-decision").
+    Source: Sutton et al. (1999); Baxter & Bartlett (2001); Precup, Sutton & Singh (2000) for the weights.
     """
+
+    bootstrap: npt.ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bootstrap is not None:
+            self._take("bootstrap")
 
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth what follows it."""
-        return Terms(table.reward, table.reward, state_baseline(self.baseline, mdp), 1.0, False)
+        last = None if self.bootstrap is None else state_value("bootstrap", self.bootstrap, mdp)
+        return Terms(table.reward, table.reward, state_baseline(self.baseline, mdp), 1.0, last=last)
+
+
+@dataclass(frozen=True, eq=False)
+class PlugIn(_Estimator):
+    """X = sum_t discount^t (q(s_t, a_t) - b(s_t)) grad log pi(a_t|s_t) with a table q (S, A).
+
+    Its mean is d(s) pi(a|s) (q(s,a) - sum_b pi(b|s) q(s,b)): the gradient where q is Q up to a constant in each state.
+    Source: Sutton et al. (1999), Theorem 1.
+    """
+
+    action_value: npt.ArrayLike
+    baseline: Baseline = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._take("action_value")
+        if self.baseline is not None:
+            self._take("baseline")
+
+    def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
+        """Each step is worth its entry of the table."""
+        signal = action_table("action_value", self.action_value, mdp)[origin(table), table.action[: origin(table).size]]
+        return Terms(np.zeros(table.reward.size), _padded(signal, table), state_baseline(self.baseline, mdp), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class GAE(_Estimator):
+    """X = sum_t discount^t H_t grad log pi(a_t|s_t), H_t = sum_l (discount trace)^l delta_{t+l}
+
+    with delta_t = r_t + discount v(s_{t+1}) - v(s_t), the table v (S,) counting as 0 in terminal states. Unbiased for
+    every v at trace 1 and infinite horizon, and for the exact v = V at every trace.
+    Source: Schulman et al. (2016), eq. 16.
+    """
+
+    trace: float
+    value: npt.ArrayLike
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "trace", real_between("trace", self.trace, 0.0, 1.0))
+        self._take("value")
+
+    def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
+        """Each step is worth the differences that follow it."""
+        delta = temporal_difference(self.value, mdp, table)
+        return Terms(delta, delta, frozen(np.zeros(mdp.n_states)), self.trace)
+
+
+@dataclass(frozen=True, eq=False)
+class TemporalDifference(_Estimator):
+    """X = sum_t discount^t delta_t grad log pi(a_t|s_t), or one such step from the visitation distribution
+
+    with delta_t = r_t + discount v(s_{t+1}) - v(s_t) for a table v (S,). `along` is "path" for the sum over a
+    trajectory, or "visitation" for X = sum(d) delta grad log pi(a|s) with s drawn from d / sum(d), d the occupancy,
+    which needs no horizon. Both have the same mean, the gradient where v = V.
+    Source: Sutton & Barto (2018), section 13.5.
+    """
+
+    value: npt.ArrayLike
+    along: str = "path"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._take("value")
+        if self.along not in ("path", "visitation"):
+            raise InvalidArgument(f"along must be 'path' or 'visitation' but is {self.along!r}")
+
+    def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
+        """Each step is worth its own difference."""
+        delta = temporal_difference(self.value, mdp, table)
+        return Terms(np.zeros(delta.size), delta, frozen(np.zeros(mdp.n_states)), 0.0)
+
+
+def origin(table: OutcomeTable) -> npt.NDArray[np.int64]:
+    """The state of each outcome but those of the start."""
+    return np.repeat(np.arange(table.offset.size - 2), np.diff(table.offset)[:-1])
+
+
+def _padded(x: FloatArray, table: OutcomeTable) -> FloatArray:
+    """`x` with zeros for the outcomes of the start."""
+    return frozen(np.concatenate((x, np.zeros(table.reward.size - x.size))))
+
+
+def temporal_difference(value: npt.ArrayLike, mdp: MDP, table: OutcomeTable) -> FloatArray:
+    """r + discount v(successor) - v(state) of each outcome; 0 for those of the start."""
+    v, state = state_value("value", value, mdp), origin(table)
+    steps = slice(state.size)
+    return _padded(table.reward[steps] + mdp.discount * v[table.successor[steps]] - v[state], table)
 
 
 def state_baseline(baseline: Baseline, mdp: MDP) -> FloatArray:
@@ -87,8 +220,34 @@ def state_baseline(baseline: Baseline, mdp: MDP) -> FloatArray:
     return frozen(np.broadcast_to(b, (S,)).copy())
 
 
+def state_value(name: str, value: npt.ArrayLike, mdp: MDP) -> FloatArray:
+    """A table (S,) of values, 0 in terminal states."""
+    S, v = mdp.n_states, np.asarray(value, dtype=np.float64)
+    if v.shape != (S,):
+        raise InvalidArgument(f"{name} must have shape ({S},) but has shape {v.shape}")
+    return frozen(np.where(mdp.terminal, 0.0, v))
+
+
+def action_table(name: str, value: npt.ArrayLike, mdp: MDP) -> FloatArray:
+    """A table (S, A)."""
+    shape, q = (mdp.n_states, mdp.n_actions), np.asarray(value, dtype=np.float64)
+    if q.shape != shape:
+        raise InvalidArgument(f"{name} must have shape {shape} but has shape {q.shape}")
+    return frozen(q)
+
+
 def checked(estimator: object) -> Estimator:
     """`estimator`, if it is an object with `terms` and not a class."""
     if isinstance(estimator, type) or not hasattr(estimator, "terms"):
         raise InvalidArgument(f"estimator must be an object such as RewardToGo() but is {estimator!r}")
     return cast("Estimator", estimator)
+
+
+def behaviour_of(estimator: Estimator) -> Policy | None:
+    """The policy that an estimator has trajectories of, where it is not the policy itself."""
+    return cast("Policy | None", getattr(estimator, "behaviour", None))
+
+
+def along_of(estimator: Estimator) -> str:
+    """Whether an estimator takes its steps along a "path" or from the "visitation" distribution."""
+    return str(getattr(estimator, "along", "path"))

@@ -31,18 +31,22 @@ class OutcomeTable(NamedTuple):
     probability: FloatArray
 
 
-def outcome_table(mdp: MDP, policy: Policy) -> OutcomeTable:
-    """Outcomes with probability pi(a|s) P(k|s,a) > 0 in time and memory proportional to their number."""
+def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> OutcomeTable:
+    """Outcomes with probability pi(a|s) P(k|s,a) > 0 in time and memory proportional to their number.
+
+    `start` (S,) is the law of the first state, that of the model where left out.
+    """
     S, A = mdp.n_states, mdp.n_actions
     P = mdp.transition if mdp.is_sparse else sparse.csr_array(mdp.transition.reshape(S * A, S))
     row = np.repeat(np.arange(S * A), np.diff(P.indptr))
     weight = policy.probabilities.ravel()[row] * P.data
     kept = np.flatnonzero(weight > 0)
     row, successor = row[kept], P.indices[kept]
-    first = np.flatnonzero(mdp.start)
+    start = mdp.start if start is None else start
+    first = np.flatnonzero(start)
     counts = np.append(np.bincount(row // A, minlength=S), first.size)
     offset = np.concatenate(([0], np.cumsum(counts)))
-    weight = frozen(np.concatenate((weight[kept], mdp.start[first])))
+    weight = frozen(np.concatenate((weight[kept], start[first])))
     threshold, alias = np.empty(weight.size), np.empty(weight.size, np.int64)
     kernels.alias_table(weight, frozen(offset), threshold, alias)
     unused = np.zeros(first.size)
@@ -98,10 +102,10 @@ def stopping(mdp: MDP, policy: Policy, horizon: Horizon) -> Stopping:
             powers.append(powers[-1] * powers[-1])
         return Stopping(FOREVER, frozen(np.array(powers)), undiscounted)
     steps = positive_integer("horizon", horizon)
-    return Stopping(steps, frozen(np.empty(0)), frozen(_discounts(mdp.discount, steps)))
+    return Stopping(steps, frozen(np.empty(0)), frozen(discount_powers(mdp.discount, steps)))
 
 
-def _discounts(discount: float, steps: int) -> FloatArray:
+def discount_powers(discount: float, steps: int) -> FloatArray:
     """discount^t for t < steps; the last entry stands for all later ones (all 1, or underflowed to 0)."""
     if discount in (0, 1):
         return np.array([1.0, discount])

@@ -1,0 +1,170 @@
+"""The mean, bias and covariance of what one trajectory says of the gradient."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fastpg.errors import InfiniteVariance, InvalidArgument
+from fastpg.evaluation import Evaluation, require_evaluation
+from fastpg.finite_horizon import FiniteHorizonEvaluation
+from fastpg.moments.law import StepLaw, step_law
+from fastpg.moments.stepwise import Raw, Stepwise
+from fastpg.moments.whole import Whole
+from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.plan import Plan, plan
+from fastpg.sampling.tables import Horizon
+from fastpg.validation import FloatArray, frozen
+
+# Second moments use dense (S, S A) tables of the states that are reached, a handful of them.
+MOST_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EstimatorMoments:
+    """Mean and covariance of the estimate X (S, A) of dJ/dlogits from one trajectory.
+
+    ====================  ============  =========================================================================
+    `mean`                (S, A)        E X
+    `bias`                (S, A)        E X - dJ/dlogits, the gradient of the evaluation it was made from
+    `variance`            (S, A)        of each entry
+    `trace`               float         the sum of the variances
+    `blocks`              (S, A, A)     covariance of the entries of each state
+    `covariance()`        (S, A, S, A)  all of it, in 8 (S A)^2 bytes
+    `signal_to_noise`     (S, A)        |mean| / standard deviation; inf where an entry does not vary, 0 if it is 0
+    ====================  ============  =========================================================================
+
+    A mean of n trajectories has covariance `covariance()` / n. Second moments are E X X^T less the product of means,
+    and right to about 1e-14 of E X X^T.
+    """
+
+    plan: Plan
+    gradient: FloatArray
+    finite: bool
+    _law: StepLaw
+    _recursion: Stepwise | Whole
+
+    @cached_property
+    def mean(self) -> FloatArray:
+        """E X."""
+        return frozen(self._spread(self._recursion.mean() if self._law.states.size else np.zeros(self._law.shape)))
+
+    @cached_property
+    def bias(self) -> FloatArray:
+        """E X - dJ/dlogits."""
+        return frozen(self.mean - self.gradient)
+
+    @cached_property
+    def blocks(self) -> FloatArray:
+        """Covariance of the entries of each state, shape (S, A, A)."""
+        raw = self._raw(full=False)
+        blocks = raw.blocks - raw.mean[:, :, None] * raw.mean[:, None, :]
+        return frozen(self._spread((blocks + blocks.swapaxes(1, 2)) / 2))
+
+    @cached_property
+    def variance(self) -> FloatArray:
+        """Of each entry, shape (S, A)."""
+        return frozen(np.maximum(np.diagonal(self.blocks, axis1=1, axis2=2), 0.0))
+
+    @cached_property
+    def trace(self) -> float:
+        """E |X - E X|^2."""
+        return float(self.variance.sum()) if self.finite else float("inf")
+
+    @cached_property
+    def signal_to_noise(self) -> FloatArray:
+        """|mean| / standard deviation of one trajectory, shape (S, A)."""
+        size, noise = np.abs(self.mean), np.sqrt(self.variance)
+        return frozen(np.divide(size, noise, out=np.where(size > 0, np.inf, 0.0), where=noise > 0))
+
+    def covariance(self) -> FloatArray:
+        """The covariance of all entries, shape (S, A, S, A); InvalidArgument where memory would not hold it."""
+        S, A = self.gradient.shape
+        size = 8 * (S * A) ** 2
+        if size > MOST_BYTES:
+            raise InvalidArgument(
+                f"the covariance of {S * A} entries takes {size / 2**30:.3g} GiB, more than "
+                f"{MOST_BYTES / 2**30:g}; use blocks, variance or trace"
+            )
+        raw = self._raw(full=True)
+        assert raw.product is not None
+        small = raw.product - raw.mean[:, :, None, None] * raw.mean
+        out = np.zeros((S, A, S, A))
+        states, actions = self._law.states, np.arange(A)
+        out[np.ix_(states, actions, states, actions)] = (small + small.transpose(2, 3, 0, 1)) / 2
+        return frozen(out)
+
+    def _raw(self, *, full: bool) -> Raw:
+        S, A = self._law.shape
+        if not self.finite:
+            raise InfiniteVariance(_infinite(self.plan))
+        if S == 0:
+            return Raw(np.zeros((0, A)), np.zeros((0, A, A)), np.zeros((0, A, 0, A)) if full else None)
+        if 8 * 8 * S * S * A > MOST_BYTES:
+            raise InvalidArgument(
+                f"second moments of {S} states and {A} actions take about {64 * S * S * A / 2**30:.3g} GiB, more than "
+                f"{MOST_BYTES / 2**30:g}; use mean and bias, or a smaller model"
+            )
+        return self._recursion.raw(full=full)
+
+    def _spread(self, x: FloatArray) -> FloatArray:
+        """`x` over all states, 0 where none is reached."""
+        out = np.zeros((self.gradient.shape[0], *x.shape[1:]))
+        out[self._law.states] = x
+        return out
+
+    def __repr__(self) -> str:
+        S, A = self.gradient.shape
+        return f"EstimatorMoments({S} x {A} entries, horizon {self.plan.horizon})"
+
+
+def estimator_moments(
+    evaluation: Evaluation | FiniteHorizonEvaluation,
+    estimator: Estimator,
+    *,
+    horizon: Horizon | None = None,
+    allow_infinite: bool = False,
+) -> EstimatorMoments:
+    """Exact moments of `estimator` on one trajectory, by linear recursions and no sampling.
+
+    `horizon` is a number of steps, "geometric" (stop with probability 1 - discount after each step, no discounting),
+    or None: that of the evaluation, infinite unless it has one. The bias is relative to the gradient of the
+    evaluation, so that it includes what a shorter horizon cuts off.
+
+    Raises InfiniteVariance where second moments are infinite; with `allow_infinite` mean and bias are returned all the
+    same and `trace` is inf.
+
+    With z_t the score of step t, H_t = ratio_t (c_t + k H_{t+1}), X_t = ratio_t (z_t (e_t + k H_{t+1}) + g X_{t+1}),
+    E X X^T solves the same linear recursion as E X under the law weighted by ratio^2. Time O(S^3 + S^2 A^2) for
+    `blocks` and O(S^3 A^2) for `covariance()` on the S states that are reached, times T for a horizon of T steps.
+
+    >>> from fastpg import RewardToGo, SoftmaxPolicy, evaluate, problems
+    >>> mdp = problems.bandit([1.0, 0.0])
+    >>> moments = estimator_moments(evaluate(mdp, SoftmaxPolicy.uniform(mdp)), RewardToGo(baseline=0.25))
+    >>> moments.mean[0], moments.variance[0]
+    (array([ 0.25, -0.25]), array([0.015625, 0.015625]))
+
+    Source: Sobel (1982) for moments of returns by linear recursion.
+    """
+    require_evaluation(evaluation)
+    if horizon is None and isinstance(evaluation, FiniteHorizonEvaluation):
+        horizon = evaluation.horizon
+    made = plan(evaluation.mdp, evaluation.policy, estimator, horizon)
+    law = step_law(made)
+    recursion = Whole.of(made, law) if made.terms.whole else Stepwise.of(made, law)
+    finite = not isinstance(recursion.horizon, type(None)) or _has_second_moments(recursion)
+    if not finite and not allow_infinite:
+        raise InfiniteVariance(_infinite(made))
+    return EstimatorMoments(made, evaluation.logit_gradient, finite, law, recursion)
+
+
+def _has_second_moments(recursion: Stepwise | Whole) -> bool:
+    """Whether the recursion of second moments contracts on the states from which anything is counted."""
+    K = recursion.growth()
+    if not K.size:
+        return True
+    return float(np.abs(np.linalg.eigvals(K)).max()) < 1
+
+
+def _infinite(made: Plan) -> str:
+    return "infinite"
