@@ -21,7 +21,7 @@ LAYERS = (
     ("model",),
     ("policy",),
     ("chain",),
-    ("solvers",),
+    ("solvers", "radius"),
     ("certificate",),
     ("finite_horizon",),
     ("evaluation",),
