@@ -11,6 +11,7 @@ from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.moments.law import StepLaw, step_law
 from fastpg.moments.stepwise import Raw, Stepwise
 from fastpg.moments.whole import Whole
+from fastpg.radius import Radius, spectral_radius
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.tables import Horizon
@@ -41,6 +42,7 @@ class EstimatorMoments:
     plan: Plan
     gradient: FloatArray
     finite: bool
+    _reason: str
     _law: StepLaw
     _recursion: Stepwise | Whole
 
@@ -97,7 +99,7 @@ class EstimatorMoments:
     def _raw(self, *, full: bool) -> Raw:
         S, A = self._law.shape
         if not self.finite:
-            raise InfiniteVariance(_infinite(self.plan))
+            raise InfiniteVariance(self._reason)
         if S == 0:
             return Raw(np.zeros((0, A)), np.zeros((0, A, A)), np.zeros((0, A, 0, A)) if full else None)
         if 8 * 8 * S * S * A > MOST_BYTES:
@@ -152,19 +154,29 @@ def estimator_moments(
     made = plan(evaluation.mdp, evaluation.policy, estimator, horizon)
     law = step_law(made)
     recursion = Whole.of(made, law) if made.terms.whole else Stepwise.of(made, law)
-    finite = not isinstance(recursion.horizon, type(None)) or _has_second_moments(recursion)
+    size = [_radius(recursion, moment) for moment in (1, 2)]
+    if size[0] is not None and size[0].upper >= 1:
+        raise InfiniteVariance(_infinite("mean", made, size[0], law))
+    finite = size[1] is None or size[1].upper < 1
+    message = "" if size[1] is None else _infinite("variance", made, size[1], law)
     if not finite and not allow_infinite:
-        raise InfiniteVariance(_infinite(made))
-    return EstimatorMoments(made, evaluation.logit_gradient, finite, law, recursion)
+        raise InfiniteVariance(message)
+    return EstimatorMoments(made, evaluation.logit_gradient, finite, message, law, recursion)
 
 
-def _has_second_moments(recursion: Stepwise | Whole) -> bool:
-    """Whether the recursion of second moments contracts on the states from which anything is counted."""
-    K = recursion.growth()
-    if not K.size:
-        return True
-    return float(np.abs(np.linalg.eigvals(K)).max()) < 1
+def _radius(recursion: Stepwise | Whole, moment: int) -> Radius | None:
+    """How fast a moment grows with the horizon; None where there is nothing to grow or a horizon to stop it."""
+    if recursion.horizon is not None or not recursion.law.states.size:
+        return None
+    return spectral_radius(recursion.growth(moment))
 
 
-def _infinite(made: Plan) -> str:
-    return "infinite"
+def _infinite(what: str, made: Plan, radius: Radius, law: StepLaw) -> str:
+    name = made.name
+    state, n = int(law.states[radius.states[0]]), radius.states.size
+    known = "at least 1" if radius.lower >= 1 else "too close to 1 to tell"
+    return (
+        f"{name} has no finite {what} over horizon {made.horizon}: in the class of state {state} "
+        f"({n} state{'s' * (n != 1)}) each step multiplies it by {(radius.lower + radius.upper) / 2:.9g}, {known}; "
+        "use a finite horizon, or a behaviour policy nearer to the policy"
+    )

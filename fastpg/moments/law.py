@@ -122,26 +122,26 @@ def _sums(index: npt.NDArray[np.int64], weight: FloatArray, size: int) -> FloatA
 
 
 def step_law(plan: Plan) -> StepLaw:
-    """The outcomes of what the behaviour can reach."""
-    mdp, table = plan.mdp, plan.table
+    """The outcomes that matter: of positive ratio, from states that the start leads to, where anything is counted."""
+    mdp, table, terms = plan.mdp, plan.table, plan.terms
     state = origin(table)
     n, S = state.size, mdp.n_states
-    successor, action = table.successor[:n], table.action[:n]
+    successor, action, ratio = table.successor[:n], table.action[:n], plan.ratio
+    taken = ratio > 0
+    edges = sparse.csr_array((np.ones(n)[taken], (state[taken], successor[taken])), shape=(S, S))
     alive = ~mdp.terminal
-    edges = sparse.csr_array((np.ones(n), (state, successor)), shape=(S, S))
-    seen = reached(edges, (plan.start > 0) & alive) & alive
+    seen = reached(edges, (plan.start > 0) & alive) & alive & _counting(plan, state, edges)
     states = np.flatnonzero(seen)
     index = np.full(S, -1)
     index[states] = np.arange(states.size)
-    kept = np.flatnonzero(seen[state])
-    terms = plan.terms
+    kept = np.flatnonzero(seen[state] & taken)
     return StepLaw(
         states,
         index[state[kept]],
         action[kept],
         index[successor[kept]],
         table.probability[kept],
-        plan.ratio[kept],
+        ratio[kept],
         terms.credit[kept],
         terms.signal[kept],
         terms.baseline[states],
@@ -149,3 +149,18 @@ def step_law(plan: Plan) -> StepLaw:
         plan.policy.probabilities[states],
         plan.start[states],
     )
+
+
+def _counting(plan: Plan, state: npt.NDArray[np.int64], edges: sparse.csr_array) -> npt.NDArray[np.bool_]:
+    """States from which a credit, a signal or a last value other than 0 can be reached.
+
+    In a whole return a reward counts for all scores, before and after it.
+    """
+    terms, n = plan.terms, state.size
+    signal = terms.signal[:n] != (0.0 if terms.whole else terms.baseline[state])
+    counts = np.zeros(plan.mdp.n_states, bool)
+    counts[state[(plan.ratio > 0) & ((terms.credit[:n] != 0) | signal)]] = True
+    counts |= (plan.last != 0) & ~plan.mdp.terminal
+    if terms.whole:
+        return np.full(counts.size, bool((counts | (terms.baseline != 0)).any()))
+    return reached(sparse.csr_array(edges.T), counts) if counts.any() else counts

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import linalg
 
 from fastpg.model import Transition
@@ -74,14 +73,11 @@ class Stepwise:
         """Second moments are under this one."""
         return Step.of(self.law.measure(2), self.law.credit, self.e)
 
-    def growth(self) -> FloatArray:
-        """The matrix (S, S) whose spectral radius must be below 1 for second moments to be finite."""
+    def growth(self, moment: int) -> FloatArray:
+        """The matrix (S, S) whose spectral radius must be below 1 for first or second moments to be finite."""
+        if moment == 1:
+            return self.coefficients.g * self.mean_step.chain
         return max(self.coefficients[2:]) * self.square_step.chain
-
-    def moves(self) -> npt.NDArray[np.bool_]:
-        """(S,) whether a step from a state adds anything at all."""
-        c, e, measure = self.law.credit, self.e, self.law.measure(2)
-        return np.asarray((measure.total((c != 0) | (e != 0)) > 0).any(axis=1))
 
     def mean(self) -> FloatArray:
         """E X (S, A), without second moments."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from scipy import linalg
 
 from fastpg.model import Transition
@@ -56,14 +55,9 @@ class Whole:
         """Second moments are under this one."""
         return Step(self.law.measure(2), self.law.credit, self.discount, self.survival)
 
-    def growth(self) -> FloatArray:
-        """The matrix (S, S) whose spectral radius must be below 1 for second moments to be finite."""
-        return self.square_step.chain[0]
-
-    def moves(self) -> npt.NDArray[np.bool_]:
-        """(S,) whether anything is counted at all: a reward early on counts for the scores of all later steps."""
-        anything = bool(self.law.credit.any() or self.law.baseline.any())
-        return np.full(self.law.shape[0], anything)
+    def growth(self, moment: int) -> FloatArray:
+        """The matrix (S, S) whose spectral radius must be below 1 for first or second moments to be finite."""
+        return (self.mean_step if moment == 1 else self.square_step).chain[0]
 
     def mean(self) -> FloatArray:
         """E X (S, A), without second moments."""

@@ -31,6 +31,7 @@ class Plan:
     ==================  ====================================================================================
     """
 
+    name: str
     mdp: MDP
     policy: Policy
     sampled: Policy
@@ -115,7 +116,7 @@ def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None
     terms = checked(estimator).terms(mdp, table)
     if scale != 1:
         terms = terms._replace(signal=frozen(scale * terms.signal), baseline=frozen(scale * terms.baseline))
-    return Plan(mdp, policy, sampled, start, table, terms, horizon)
+    return Plan(type(estimator).__name__, mdp, policy, sampled, start, table, terms, horizon)
 
 
 def _covering(behaviour: Policy, policy: Policy, mdp: MDP) -> Policy:
