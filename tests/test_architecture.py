@@ -29,6 +29,8 @@ LAYERS = (
     ("fisher", "exact"),
     ("sampling",),
     ("moments",),
+    ("judgement",),
+    ("diagnosis",),
     ("crosscheck",),
     ("formats",),
     ("problems",),

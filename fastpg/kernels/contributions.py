@@ -1,6 +1,6 @@
 """Second and fourth moments of what one visit adds to a sampled gradient, step by step.
 
-Outcome k of state s has probability p_k; H_t = c_t + decay B H_{t+1} with B = 1 with probability `survival`.
+Outcome k of state s has probability p_k; H_t = ratio_t (c_t + decay B H_{t+1}), B = 1 with probability `survival`.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def shifted_power(p, x, factor, survival, h, s):
 
 
 @kernel
-def return_moments(offset, successor, probability, credit, decay, survival, h, out):
+def return_moments(offset, successor, probability, ratio, credit, decay, survival, h, out):
     """out[j,s] = E_s H^j with one more step to go than h[j,s], j = 0..4"""
     for s in range(out.shape[1]):
         out[0, s] = 1.0
@@ -30,19 +30,27 @@ def return_moments(offset, successor, probability, credit, decay, survival, h, o
             out[j, s] = 0.0
         for k in range(offset[s], offset[s + 1]):
             for j in range(1, 5):
-                out[j, s] += probability[k] * shifted_power(j, credit[k], decay, survival, h, successor[k])
+                power = shifted_power(j, credit[k], decay, survival, h, successor[k])
+                out[j, s] += probability[k] * ratio[k] ** j * power
 
 
 @kernel
-def past_moments(offset, successor, probability, credit, discount, survival, whole, past, out):
-    """out[j,k] = E [G^j; s_{t+1} = k] from past[j,s] = E [G^j; s_t = s], G the rewards before; j = 0 unless `whole`"""
+def past_moments(offset, successor, probability, ratio, credit, discount, survival, whole, past, out):
+    """out[j,k] = E [y^j; s_{t+1} = k] from past[j,s] = E [y^j; s_t = s]
+
+    with y the product of the ratios of the steps before or, where `whole`, the sum of their rewards.
+    """
     out[:] = 0.0
     for s in range(out.shape[1]):
         for k in range(offset[s], offset[s + 1]):
-            for j in range(5 if whole else 1):
-                for i in range(j + 1):
-                    gain = BINOMIAL[j, i] * (discount * credit[k]) ** (j - i) * past[i, s]
-                    out[j, successor[k]] += survival * probability[k] * gain
+            reaching = survival * probability[k]
+            for j in range(5):
+                if whole:
+                    for i in range(j + 1):
+                        gain = BINOMIAL[j, i] * (discount * credit[k]) ** (j - i) * past[i, s]
+                        out[j, successor[k]] += reaching * gain
+                else:
+                    out[j, successor[k]] += reaching * ratio[k] ** j * past[j, s]
 
 
 @kernel
@@ -62,12 +70,14 @@ def central(moments, known, out):
 
 @kernel
 def visit_moments(
-    offset, successor, action, probability, pi, signal, baseline, decay, survival, discount, past, h,
+    offset, successor, action, probability, ratio, pi, signal, baseline, decay, survival, discount, whole, past, h,
     second, fourth, noise,
 ):  # fmt: skip
     """second, fourth[s,a] += E (y - E y)^p for p = 2, 4, with y = [s_t = s] w score(a_t|s)[a]
 
-    and w = G + discount (signal + decay H) - baseline(s). Given the action b, y is u w with u = [a = b] - pi(a|s).
+    and w = G + discount (signal + decay H) - baseline(s) for a `whole` return with G behind it, else
+    w = rho ratio (discount (signal + decay H) - baseline(s)) with rho the product of the ratios of the steps before.
+    Given the action b, y is u w with u = [a = b] - pi(a|s).
     noise[s,a] += E y^2 as if nothing in w or u cancelled: second is known to a small share of it.
     """
     S, A = pi.shape
@@ -77,17 +87,19 @@ def visit_moments(
             continue
         ahead[:] = 0.0
         largest[:] = 0.0
-        behind = past[2, s] / past[0, s]
+        behind = past[2, s] / past[0, s] if whole else 0.0
+        rho = 1.0 if whole else past[2, s] / past[0, s]
         for k in range(offset[s], offset[s + 1]):
             x = discount * signal[k] - baseline[s]
             reach = discount * (abs(signal[k]) + decay * np.sqrt(h[2, successor[k]])) + abs(baseline[s])
-            largest[action[k]] += probability[k] * (reach**2 + behind)
+            largest[action[k]] += probability[k] * (rho * (ratio[k] * reach) ** 2 + behind)
             for j in range(5):
-                ahead[action[k], j] += probability[k] * shifted_power(j, x, discount * decay, survival, h, successor[k])
+                power = shifted_power(j, x, discount * decay, survival, h, successor[k])
+                ahead[action[k], j] += probability[k] * ratio[k] ** j * power
         for b in range(A):
             for p in range(5):
-                raw[p] = 0.0
-                for i in range(p + 1):
+                raw[p] = 0.0 if whole else past[p, s] * ahead[b, p]
+                for i in range(p + 1 if whole else 0):
                     raw[p] += BINOMIAL[p, i] * past[i, s] * ahead[b, p - i]
             central(raw, largest[b] * past[0, s] / max(raw[0], 5e-324), weight[b])
         for a in range(A):

@@ -1,5 +1,6 @@
 """Exact moments of sampled policy gradients: mean, bias and covariance of one trajectory's estimate."""
 
 from fastpg.moments.estimator_moments import EstimatorMoments, estimator_moments
+from fastpg.moments.planning import optimal_baseline, samples_needed
 
-__all__ = ["EstimatorMoments", "estimator_moments"]
+__all__ = ["EstimatorMoments", "estimator_moments", "optimal_baseline", "samples_needed"]

@@ -46,6 +46,11 @@ class EstimatorMoments:
     _law: StepLaw
     _recursion: Stepwise | Whole
 
+    @property
+    def entries(self) -> int:
+        """The number of entries of the states that are reached."""
+        return self._law.pi.size
+
     @cached_property
     def mean(self) -> FloatArray:
         """E X."""

@@ -62,18 +62,25 @@ def expected_contributions(
     credit, signal = frozen(terms.credit / scale), frozen(terms.signal / scale)
     baseline = terms.baseline / scale
     joint = (table.offset, table.successor)
+    # The weights of whole trajectories are left out: how heavy their tails are is left to the sample.
+    weighted = made.ratios.size > 0 and not terms.whole
+    ratio = frozen(
+        np.append(made.ratio, np.ones(table.reward.size - made.ratio.size)) if weighted else np.ones(table.reward.size)
+    )
     pi = made.policy.probabilities
     past = np.zeros((5, pi.shape[0]))
     past[0] = made.start
+    if not terms.whole:
+        past[1:] = made.start
 
     def backward(h: FloatArray) -> FloatArray:
         out = np.empty(h.shape)
-        kernels.return_moments(*joint, table.probability, credit, decay, survival, h, out)
+        kernels.return_moments(*joint, table.probability, ratio, credit, decay, survival, h, out)
         return frozen(out)
 
     nothing_to_go = np.zeros(past.shape)
-    nothing_to_go[0] = 1.0
-    steps = _steps(mdp, made.policy, rule.horizon, survival)
+    nothing_to_go[:] = (made.last / scale) ** np.arange(5)[:, None]
+    steps = _steps(mdp, made.sampled, made.start, rule.horizon, survival)
     second, fourth, noise, distinct = np.zeros((4, *pi.shape))
     size = 1.0
     for t, h in enumerate(_reversed_orbit(backward, frozen(nothing_to_go), steps)):
@@ -81,13 +88,26 @@ def expected_contributions(
         b = frozen(baseline if terms.whole else discount * baseline)
         now = np.zeros((3, *pi.shape))
         kernels.visit_moments(
-            *joint, table.action, table.probability, pi, signal, b, decay, survival, discount, frozen(past), h, *now
+            *joint,
+            table.action,
+            table.probability,
+            ratio,
+            pi,
+            signal,
+            b,
+            decay,
+            survival,
+            discount,
+            terms.whole,
+            frozen(past),
+            h,
+            *now,
         )
         second, fourth, noise = second + now[0], fourth + now[1], noise + now[2]
         distinct = np.maximum(distinct, _ratio(n, now[0], now[1]))
         size = max(size, float(np.sqrt(h[2].max())))
         following = np.empty(past.shape)
-        kernels.past_moments(*joint, table.probability, credit, discount, survival, terms.whole, past, following)
+        kernels.past_moments(*joint, table.probability, ratio, credit, discount, survival, terms.whole, past, following)
         past = following
     varies = second > ROUNDING**2 * noise
     second, fourth, distinct = (frozen(np.where(varies, moment, 0.0)) for moment in (second, fourth, distinct))
@@ -98,10 +118,10 @@ def _ratio(n: int, second: FloatArray, fourth: FloatArray) -> FloatArray:
     return np.divide(n * second**2, fourth, out=np.zeros(second.shape), where=fourth > 0)
 
 
-def _steps(mdp: MDP, policy: Policy, horizon: int, survival: float) -> int:
+def _steps(mdp: MDP, policy: Policy, start: FloatArray, horizon: int, survival: float) -> int:
     """The step, at most `horizon`, after which fewer than TAIL of the trajectories go on."""
     P = survival * sparse.csr_array(state_transition(mdp, policy)).T.tocsr()
-    law = np.where(mdp.terminal, 0.0, mdp.start)
+    law = np.where(mdp.terminal, 0.0, start)
     t = 0
     while t < min(horizon, MOST_STEPS) and law.sum() > TAIL:
         law = np.where(mdp.terminal, 0.0, P @ law)

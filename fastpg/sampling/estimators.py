@@ -63,6 +63,8 @@ class _Estimator:
             raise InvalidArgument(
                 f"weights of {type(self).__name__} must be None or {self._weights!r} but is {self.weights!r}"
             )
+        if getattr(self, "baseline", None) is not None:
+            self._take("baseline")
         if self.behaviour is not None and not hasattr(self.behaviour, "probabilities"):
             raise InvalidArgument(f"behaviour must be a policy but is {self.behaviour!r}")
 
@@ -76,11 +78,6 @@ class _Estimator:
 @dataclass(frozen=True, eq=False)
 class _WithBaseline(_Estimator):
     baseline: Baseline = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.baseline is not None:
-            self._take("baseline")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,13 +134,13 @@ class PlugIn(_Estimator):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._take("action_value")
-        if self.baseline is not None:
-            self._take("baseline")
 
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth its entry of the table."""
         signal = action_table("action_value", self.action_value, mdp)[origin(table), table.action[: origin(table).size]]
-        return Terms(np.zeros(table.reward.size), _padded(signal, table), state_baseline(self.baseline, mdp), 0.0)
+        return Terms(
+            frozen(np.zeros(table.reward.size)), _padded(signal, table), state_baseline(self.baseline, mdp), 0.0
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +148,14 @@ class GAE(_Estimator):
     """X = sum_t discount^t H_t grad log pi(a_t|s_t), H_t = sum_l (discount trace)^l delta_{t+l}
 
     with delta_t = r_t + discount v(s_{t+1}) - v(s_t), the table v (S,) counting as 0 in terminal states. Unbiased for
-    every v at trace 1 and infinite horizon, and for the exact v = V at every trace.
+    every v at trace 1 and infinite horizon, and for the exact v = V at every trace. A `baseline` b(s_t) is taken from
+    H_t; without one v is all there is.
     Source: Schulman et al. (2016), eq. 16.
     """
 
     trace: float
     value: npt.ArrayLike
+    baseline: Baseline = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,7 +165,7 @@ class GAE(_Estimator):
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth the differences that follow it."""
         delta = temporal_difference(self.value, mdp, table)
-        return Terms(delta, delta, frozen(np.zeros(mdp.n_states)), self.trace)
+        return Terms(delta, delta, state_baseline(self.baseline, mdp), self.trace)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,12 +174,14 @@ class TemporalDifference(_Estimator):
 
     with delta_t = r_t + discount v(s_{t+1}) - v(s_t) for a table v (S,). `along` is "path" for the sum over a
     trajectory, or "visitation" for X = sum(d) delta grad log pi(a|s) with s drawn from d / sum(d), d the occupancy,
-    which needs no horizon. Both have the same mean, the gradient where v = V.
+    which needs no horizon. Both have the same mean, the gradient where v = V. A `baseline` b(s_t) is taken from each
+    delta_t.
     Source: Sutton & Barto (2018), section 13.5.
     """
 
     value: npt.ArrayLike
     along: str = "path"
+    baseline: Baseline = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,7 +192,7 @@ class TemporalDifference(_Estimator):
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth its own difference."""
         delta = temporal_difference(self.value, mdp, table)
-        return Terms(np.zeros(delta.size), delta, frozen(np.zeros(mdp.n_states)), 0.0)
+        return Terms(frozen(np.zeros(delta.size)), delta, state_baseline(self.baseline, mdp), 0.0)
 
 
 def origin(table: OutcomeTable) -> npt.NDArray[np.int64]:

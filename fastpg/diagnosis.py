@@ -1,0 +1,80 @@
+"""Which known fault a sampled gradient has that disagrees with the exact one."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from fastpg.errors import InfiniteVariance, InvalidArgument
+from fastpg.evaluation import Evaluation
+from fastpg.finite_horizon import FiniteHorizonEvaluation
+from fastpg.judgement import chi_square
+from fastpg.moments import estimator_moments
+from fastpg.sampling.estimate import GradientEstimate, Pooling
+from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.faults import (
+    ActionBaseline,
+    Fault,
+    MissingDiscount,
+    RewardBeforeAction,
+    TruncatedWithoutBootstrap,
+    WrongRatio,
+)
+from fastpg.sampling.tables import Horizon
+from fastpg.validation import BoolArray, FloatArray
+
+# A fault is named where a sample that has it would be at least as far from its mean with this probability.
+EXPLAINED = 1e-3
+
+
+def likely_fault(
+    evaluation: Evaluation | FiniteHorizonEvaluation,
+    estimator: Estimator,
+    estimate: GradientEstimate,
+    covariance: FloatArray,
+    used: BoolArray,
+    *,
+    horizon: Horizon,
+) -> str | None:
+    """The exact mean that explains `estimate` best, in words; None where none of the known ones does.
+
+    Candidates are the mean of the estimator itself, which may be biased, and those of its faults. They are held
+    against the `used` entries of the estimate with the exact covariance (S, A, S, A) of one trajectory.
+    """
+    pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
+    best: tuple[float, str] | None = None
+    for what, mean in _means(evaluation, estimator, horizon):
+        joint = chi_square(estimate.mean - mean, covariance / estimate.n, pooling, estimate.contributions, EXPLAINED)
+        if joint.p_value >= EXPLAINED and (best is None or joint.p_value > best[0]):
+            best = joint.p_value, what
+    return None if best is None else best[1]
+
+
+def _means(
+    evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, horizon: Horizon
+) -> Iterator[tuple[str, FloatArray]]:
+    """What a sample could have the mean of, and that mean."""
+    sound = estimator.estimator if isinstance(estimator, Fault) else estimator
+    for candidate in _candidates(evaluation, sound):
+        try:
+            faulty = candidate()
+            moments = estimator_moments(evaluation, faulty, horizon=horizon, allow_infinite=True)
+        except (InvalidArgument, InfiniteVariance):
+            continue
+        own = f"the exact mean of {type(sound).__name__}, which is biased"
+        yield faulty.what if isinstance(faulty, Fault) else own, moments.mean
+
+
+def _candidates(
+    evaluation: Evaluation | FiniteHorizonEvaluation, sound: Estimator
+) -> tuple[Callable[[], Estimator], ...]:
+    """Makers of estimators, each of which may refuse what makes no sense for `sound`."""
+    q = evaluation.action_value.reshape(-1, *evaluation.policy.probabilities.shape)[-1]
+    return (
+        lambda: sound,
+        lambda: MissingDiscount(sound),
+        lambda: RewardBeforeAction(sound),
+        lambda: TruncatedWithoutBootstrap(sound),
+        lambda: WrongRatio(sound),
+        lambda: WrongRatio(sound, power=-1),
+        lambda: ActionBaseline(sound, q),
+    )
