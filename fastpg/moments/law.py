@@ -75,12 +75,13 @@ class Measure:
         matrix = sparse.csr_array((weight, index), shape=(S * A, S))
         return matrix.toarray() if weight.size > DENSE * S * A * S else matrix
 
-    def chain(self, x: FloatArray | float = 1.0) -> FloatArray:
+    def chain(self, x: FloatArray | float = 1.0) -> Transition:
         """The matrix (S, S) of sums over the actions as well."""
         S, _ = self.law.shape
         goes_on = self.law.successor >= 0
-        flat = self.law.state[goes_on] * S + self.law.successor[goes_on]
-        return _sums(flat, (self.weight * x)[goes_on], S * S).reshape(S, S)
+        weight = (self.weight * x)[goes_on]
+        matrix = sparse.csr_array((weight, (self.law.state[goes_on], self.law.successor[goes_on])), shape=(S, S))
+        return matrix.toarray() if weight.size > DENSE * S * S else matrix
 
     def ending(self, x: FloatArray | float = 1.0) -> FloatArray:
         """sum of weight x over the outcomes that end the process, shape (S, A)."""
@@ -95,6 +96,12 @@ def centred(pi: FloatArray, x: FloatArray) -> FloatArray:
     """x(s,j,...) - pi(j|s) sum_a x(s,a,...)."""
     weight = pi.reshape(pi.shape + (1,) * (x.ndim - 2))
     return x - weight * x.sum(axis=1, keepdims=True)
+
+
+def without(factor: float, K: Transition) -> FloatArray:
+    """I - factor K, dense."""
+    K = K.toarray() if sparse.issparse(K) else K
+    return np.asarray(np.eye(K.shape[0]) - factor * K)
 
 
 def score_blocks(pi: FloatArray, f: FloatArray) -> FloatArray:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import linalg
 
 from fastpg.model import Transition
-from fastpg.moments.law import Measure, StepLaw, centred, own_block, score_blocks
+from fastpg.moments.law import Measure, StepLaw, centred, own_block, score_blocks, without
 from fastpg.sampling.plan import Plan
 from fastpg.validation import FloatArray
 
@@ -73,7 +73,7 @@ class Stepwise:
         """Second moments are under this one."""
         return Step.of(self.law.measure(2), self.law.credit, self.e)
 
-    def growth(self, moment: int) -> FloatArray:
+    def growth(self, moment: int) -> Transition:
         """The matrix (S, S) whose spectral radius must be below 1 for first or second moments to be finite."""
         if moment == 1:
             return self.coefficients.g * self.mean_step.chain
@@ -81,9 +81,9 @@ class Stepwise:
 
     def mean(self) -> FloatArray:
         """E X (S, A), without second moments."""
-        step, (k, g, *_), S = self.mean_step, self.coefficients, self.law.shape[0]
+        step, (k, g, *_) = self.mean_step, self.coefficients
         if self.horizon is None:
-            d = linalg.solve(np.eye(S) - g * step.chain.T, self.law.start)
+            d = linalg.solve(without(g, step.chain.T), self.law.start)
             return d[:, None] * self._worth(self._h())
         h, total = self.law.last, np.zeros(self.law.shape)
         for w in _forward(g * step.chain, self.law.start, self.horizon)[::-1]:
@@ -98,7 +98,7 @@ class Stepwise:
         total = _Total(np.zeros((S, A, A)), np.zeros((S, A, S, A)) if full else None)
         if self.horizon is None:
             ahead = self._fixed_point()
-            self._gather(linalg.solve(np.eye(S) - gg * K.T, self.law.start), ahead, total)
+            self._gather(linalg.solve(without(gg, K.T), self.law.start), ahead, total)
         else:
             ahead = Ahead(self.law.last, self.law.last**2, np.zeros((S, S, A)), np.zeros((S, S, A)))
             for w in _forward(gg * K, self.law.start, self.horizon)[::-1]:
@@ -109,7 +109,7 @@ class Stepwise:
     def _h(self) -> FloatArray:
         """E H when the process never stops by itself."""
         step = self.mean_step
-        return np.asarray(linalg.solve(np.eye(self.law.shape[0]) - self.coefficients.k * step.chain, step.credit))
+        return np.asarray(linalg.solve(without(self.coefficients.k, step.chain), step.credit))
 
     def _worth(self, h: FloatArray) -> FloatArray:
         """E of ratio z (e + k H') at each state, shape (S, A)."""
@@ -129,12 +129,11 @@ class Stepwise:
     def _fixed_point(self) -> Ahead:
         """The moments when the process never stops by itself."""
         (_, g, kk, kg, _), K = self.coefficients, self.square_step.chain
-        identity = np.eye(self.law.shape[0])
         h = self._h()
-        h2 = linalg.solve(identity - kk * K, self._sources(h, np.zeros(h.size))[0])
+        h2 = linalg.solve(without(kk, K), self._sources(h, np.zeros(h.size))[0])
         p, y = self._worth(h), self._sources(h, h2)[2]
-        D, D2 = linalg.inv(identity - g * self.mean_step.chain), linalg.inv(identity - kg * K)
-        through = g * (D2 @ self.square_step.chain_credit @ D)
+        D, D2 = linalg.inv(without(g, self.mean_step.chain)), linalg.inv(without(kg, K))
+        through = g * (D2 @ (self.square_step.chain_credit @ D))
         return Ahead(h, h2, D[:, :, None] * p, D2[:, :, None] * y + through[:, :, None] * p)
 
     def _earlier(self, ahead: Ahead) -> Ahead:
@@ -166,8 +165,8 @@ class Step:
     onto: Transition
     onto_credit: Transition
     onto_signal: Transition
-    chain: FloatArray
-    chain_credit: FloatArray
+    chain: Transition
+    chain_credit: Transition
 
     @classmethod
     def of(cls, measure: Measure, c: FloatArray, e: FloatArray) -> "Step":
@@ -211,7 +210,7 @@ class _Total(NamedTuple):
         self.product[states, :, states] += own
 
 
-def _forward(K: FloatArray, start: FloatArray, steps: int) -> FloatArray:
+def _forward(K: Transition, start: FloatArray, steps: int) -> FloatArray:
     """start K^t for t = 0 .. steps - 1, shape (steps, S)."""
     out = np.empty((steps, start.size))
     out[:1] = start

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import linalg
 
 from fastpg.model import Transition
-from fastpg.moments.law import Measure, StepLaw, centred, own_block, score_blocks
+from fastpg.moments.law import Measure, StepLaw, centred, own_block, score_blocks, without
 from fastpg.moments.stepwise import Raw
 from fastpg.sampling.plan import Plan
 from fastpg.validation import FloatArray
@@ -55,7 +55,7 @@ class Whole:
         """Second moments are under this one."""
         return Step(self.law.measure(2), self.law.credit, self.discount, self.survival)
 
-    def growth(self, moment: int) -> FloatArray:
+    def growth(self, moment: int) -> Transition:
         """The matrix (S, S) whose spectral radius must be below 1 for first or second moments to be finite."""
         return (self.mean_step if moment == 1 else self.square_step).chain[0]
 
@@ -120,7 +120,7 @@ class Step:
         # What ends here by itself or by stopping contributes credits only.
         self.stops = [(1 - survival) * measure.total(x) + survival * measure.ending(x) for x in powers]
         self.onto: list[Transition] = [survival * measure.onto(x) for x in powers]
-        self.chain: list[FloatArray] = [survival * measure.chain(x) for x in powers]
+        self.chain: list[Transition] = [survival * measure.chain(x) for x in powers]
 
     def own(self, g: list[FloatArray]) -> list[FloatArray]:
         """E W (credit + discount G')^i of the step, its action known, shape (S, A)."""
@@ -168,7 +168,7 @@ class Step:
         g = [zero, zero, zero]
         z: list[FloatArray] = []
         for i, terms in enumerate(self._binomial()):
-            matrix = np.eye(S) - d**i * self.chain[0]
+            matrix = without(d**i, self.chain[0])
             g[i] = linalg.solve(matrix, self.own(g)[i].sum(axis=1))
             if scores:
                 right = np.zeros((S, S, A))
@@ -201,7 +201,7 @@ class Step:
             scale = self.discount ** key[1]
             for factor, i, old in _before(*key)[1:]:
                 right = right + scale * factor * (total[old] @ self.chain[i])
-            total[key] = linalg.solve(np.eye(start.size) - scale * self.chain[0].T, right)
+            total[key] = linalg.solve(without(scale, self.chain[0].T), right)
         return total
 
 
