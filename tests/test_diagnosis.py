@@ -1,0 +1,140 @@
+"""The cross-check names what is wrong with a sample, and what is right with a biased estimator."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fastpg import (
+    GAE,
+    InfiniteVariance,
+    InvalidArgument,
+    PlugIn,
+    RewardToGo,
+    SoftmaxPolicy,
+    TemporalDifference,
+    TotalReturn,
+    crosscheck,
+    evaluate,
+    problems,
+)
+from fastpg.formats import from_gymnasium
+from fastpg.sampling.faults import (
+    ActionBaseline,
+    MissingDiscount,
+    RewardBeforeAction,
+    TruncatedWithoutBootstrap,
+    WrongRatio,
+)
+
+ALPHA = 1e-6
+LAKE = problems.frozen_lake("4x4", discount=0.95)
+POLICY = SoftmaxPolicy(evaluate(LAKE, SoftmaxPolicy.uniform(LAKE)).advantage * 50)
+
+
+def flatter(policy, mdp):
+    """A behaviour that takes every action of the policy, more evenly."""
+    return SoftmaxPolicy(policy.logits * 0.8).masked(mdp.available)
+
+
+def taxi():
+    """Taxi with a policy that delivers passengers now and then."""
+    pytest.importorskip("gymnasium")
+    mdp = from_gymnasium("Taxi-v4", discount=0.95)
+    drive = evaluate(mdp, SoftmaxPolicy.random(mdp, rng=0)).advantage
+    return mdp, SoftmaxPolicy(np.clip(0.3 * drive, -5, 5)).masked(mdp.available)
+
+
+@pytest.mark.parametrize("problem", ["lake", "taxi"])
+@pytest.mark.parametrize(
+    "fault", [MissingDiscount, RewardBeforeAction, ActionBaseline, TruncatedWithoutBootstrap, WrongRatio]
+)
+def test_each_known_fault_is_rejected_and_named(problem, fault):
+    mdp, policy = (LAKE, POLICY) if problem == "lake" else taxi()
+    ev = evaluate(mdp, policy)
+    sound = RewardToGo(behaviour=flatter(policy, mdp)) if fault is WrongRatio else RewardToGo(bootstrap=ev.value)
+    horizon = 10 if problem == "lake" else 20
+    q = evaluate(mdp, policy, horizon=horizon).action_value[horizon]
+    estimator = fault(sound, q) if fault is ActionBaseline else fault(sound)
+    against = "infinite" if fault is TruncatedWithoutBootstrap else "gradient"
+    check = crosscheck(mdp, policy, estimator, n=2_000_000, horizon=horizon, rng=1, false_alarm=ALPHA, against=against)
+    assert check.verdict == "disagrees"
+    assert check.fault == fault.what
+    assert f"disagrees, but agrees with {fault.what}: p = " in str(check)
+
+
+ESTIMATORS = {
+    "total return": lambda _, beta: TotalReturn(behaviour=beta),
+    "reward to go": lambda ev, beta: RewardToGo(ev.value, behaviour=beta),
+    "plug-in": lambda ev, beta: PlugIn(ev.action_value, ev.value, behaviour=beta),
+    "gae": lambda ev, beta: GAE(0.8, ev.value, behaviour=beta),
+    "difference": lambda ev, beta: TemporalDifference(ev.value, behaviour=beta),
+    "visitation": lambda ev, beta: TemporalDifference(ev.value, along="visitation", behaviour=beta),
+}
+
+
+@pytest.mark.parametrize("off_policy", [False, True])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_p_values_are_uniform(name, off_policy, seeds):
+    # The Kolmogorov-Smirnov distance of uniform p-values exceeds its critical value with probability 1e-6; every
+    # contribution raises p a little, by 0.02 of the distance at most here.
+    mdp = problems.two_state()
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    beta = SoftmaxPolicy(0.5 * policy.logits) if off_policy else None
+    estimator = ESTIMATORS[name](evaluate(mdp, policy), beta)
+    runs = seeds(60, 1000)
+    horizon = 5
+    if name == "visitation":
+        horizon = 1
+    p = [
+        crosscheck(mdp, policy, estimator, n=20_000, horizon=horizon, rng=seed, against="mean").p_value for seed in runs
+    ]
+    distance = stats.kstest(p, "uniform").statistic
+    assert distance < stats.kstwo.isf(1e-6, len(p)) + 0.02
+
+
+def test_a_biased_estimator_agrees_with_its_own_mean():
+    estimator = GAE(0.0, np.zeros(16))
+    check = crosscheck(LAKE, POLICY, estimator, n=400_000, horizon=20, rng=0)
+    assert check.verdict == "disagrees"
+    assert check.fault == "the exact mean of GAE, which is biased"
+    assert crosscheck(LAKE, POLICY, estimator, n=400_000, horizon=20, rng=0, against="mean").agrees
+
+
+def test_an_unknown_fault_is_not_given_a_name():
+    class Halved:
+        def terms(self, mdp, table):
+            terms = RewardToGo().terms(mdp, table)
+            return terms._replace(credit=terms.credit / 2, signal=terms.signal / 2)
+
+    check = crosscheck(LAKE, POLICY, MissingDiscount(Halved()), n=400_000, horizon=20, rng=0, against="gradient")
+    assert check.verdict == "disagrees"
+    assert check.fault == MissingDiscount.what  # of the halved estimator
+    altered = crosscheck(LAKE, POLICY, Halved(), n=400_000, horizon=20, rng=0)
+    assert altered.fault == "the exact mean of Halved, which is biased"
+
+
+def test_a_check_stops_when_it_is_decided():
+    n = 4_000_000
+    wrong = crosscheck(LAKE, POLICY, MissingDiscount(RewardToGo()), n=n, horizon=20, rng=0, until_decided=1e-3)
+    assert wrong.verdict == "disagrees"
+    assert wrong.estimate.n < n
+    right = crosscheck(LAKE, POLICY, RewardToGo(), n=n, horizon=20, rng=0, until_decided=0.4)
+    assert right.agrees
+    assert right.estimate.n < n
+    assert right.detectable_bias <= 0.4 * np.linalg.norm(right.exact)
+    assert right.false_alarm == 1e-4 / 4
+
+
+def test_an_infinite_variance_cannot_be_judged():
+    mdp = problems.two_state()
+    policy = SoftmaxPolicy.uniform(mdp)
+    beta = SoftmaxPolicy(np.array([6.0, 0.0]) * np.ones((mdp.n_states, 1)))
+    with pytest.raises(InfiniteVariance, match="RewardToGo has no finite variance over horizon geometric"):
+        crosscheck(mdp, policy, RewardToGo(behaviour=beta), n=1000, horizon="geometric", rng=0)
+
+
+def test_bad_arguments_are_told():
+    with pytest.raises(InvalidArgument, match="against must be"):
+        crosscheck(LAKE, POLICY, RewardToGo(), n=10, horizon=2, rng=0, against="truth")
+    with pytest.raises(InvalidArgument, match="until_decided must be a positive share"):
+        crosscheck(LAKE, POLICY, RewardToGo(), n=10, horizon=2, rng=0, until_decided=0)
