@@ -14,9 +14,7 @@ from fastpg._version import __version__
 from fastpg.errors import FastPGError, InvalidArgument
 
 if TYPE_CHECKING:
-    from fastpg.sampling import Estimator
     from fastpg.sampling.tables import Horizon
-    from fastpg.validation import FloatArray
 
 TRAJECTORIES = 4_000_000
 STEPS = 100
@@ -96,13 +94,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _crosscheck(arguments: argparse.Namespace) -> int:
-    from fastpg import documents, plot, progress, report
-    from fastpg.crosscheck import crosscheck
+    from fastpg import documents, plot, plot_variance, progress, report
+    from fastpg.crosscheck import crosscheck, holm
     from fastpg.evaluation import evaluate
+    from fastpg.lines import planned
     from fastpg.resolve import policy_named, subject
     from fastpg.rng import generator
 
     _prepare(arguments)
+    if arguments.plot_variance:
+        plot.require_writable(arguments.plot_variance)
     # One generator: a random policy is drawn first, then each line has trajectories of its own.
     rng = generator(arguments.seed)
     asked = subject(arguments.problem, arguments.discount)
@@ -112,8 +113,7 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
         horizon: evaluate(asked.mdp, policy, horizon=None if horizon == "geometric" else horizon)
         for horizon in horizons
     }
-    value = exact[horizons[0]].value
-    plan = _plan(horizons, value if value.ndim == 1 else value[-1])
+    plan = planned(arguments.estimators, exact)
     lines: list[documents.Line] = []
     with progress.bar(len(plan) * arguments.trajectories) as start:
         for name, estimator, horizon in plan:
@@ -130,30 +130,19 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
                 progress=pace,
             )
             lines.append(documents.Line(name, check, check.estimate.steps * pace.rate / check.estimate.n))
+    checks = holm([line.check for line in lines], arguments.false_alarm)
+    lines = [line._replace(check=check) for line, check in zip(lines, checks, strict=True)]
     case = documents.Case(asked.name, arguments.policy, arguments.seed, asked.grid)
     if arguments.json:
         _emit(documents.as_json(documents.crosscheck_document(case, exact, lines, arguments.false_alarm)))
     else:
-        _emit(report.crosscheck_text(case, exact, lines, arguments.false_alarm))
+        text = report.crosscheck_text(case, exact, lines, arguments.false_alarm)
+        _emit(text if arguments.estimators is None else f"{text}\n\n{report.variance_text(lines)}")
     if arguments.plot:
         plot.draw_crosscheck(case, exact[horizons[0]], lines).savefig(arguments.plot)
+    if arguments.plot_variance:
+        plot_variance.draw_variance(case, exact[horizons[0]], lines).savefig(arguments.plot_variance)
     return 0 if all(line.check.agrees for line in lines) else 1
-
-
-def _plan(horizons: "list[Horizon]", value: "FloatArray") -> "list[tuple[str, Estimator, Horizon]]":
-    """The lines of a cross-check: three estimators with the first horizon, one with each other."""
-    import numpy as np
-
-    from fastpg.sampling import RewardToGo, TotalReturn
-
-    # Any baseline leaves the estimate unbiased; 0 stands in where V does not exist.
-    baseline = np.nan_to_num(value)
-    first: list[tuple[str, Estimator, Horizon]] = [
-        ("TotalReturn", TotalReturn(), horizons[0]),
-        ("RewardToGo", RewardToGo(), horizons[0]),
-        ("RewardToGo - V", RewardToGo(baseline=baseline), horizons[0]),
-    ]
-    return first + [("RewardToGo", RewardToGo(), horizon) for horizon in horizons[1:]]
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -211,6 +200,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"trajectories for each line, such as 1e6 (default: {TRAJECTORIES:,})",
     )
+    verb.add_argument(
+        "--estimators",
+        metavar="all|NAME,...",
+        help="check these and compare their variances; 'all' lists the names (default: three that are unbiased)",
+    )
+    verb.add_argument("--plot-variance", metavar="FILE", help="draw covariances, z-scores and variances")
     verb.add_argument("--threads", type=_count, metavar="K", help="threads to sample on (default: all cores)")
     verb.add_argument(
         "--false-alarm",

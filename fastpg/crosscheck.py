@@ -1,6 +1,6 @@
 """Exact against sampled: the statistics and the verdict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -225,6 +225,22 @@ def crosscheck(
         if check.verdict == "disagrees":
             break
     return _named(check, evaluation, estimator) if check.verdict == "disagrees" else check
+
+
+def holm(checks: Sequence[CrossCheck], false_alarm: float) -> list[CrossCheck]:
+    """The same checks at levels that keep the rate of any false alarm among them at `false_alarm`.
+
+    The smallest of m p-values is tested at false_alarm / m, the next at false_alarm / (m - 1) and so on, until one is
+    not rejected; it and all larger ones keep its level.
+    Source: Holm (1979).
+    """
+    order = sorted(range(len(checks)), key=lambda i: (np.isnan(checks[i].p_value), checks[i].p_value))
+    out, left = list(checks), len(checks)
+    for i in order:
+        out[i] = replace(checks[i], false_alarm=false_alarm / left)
+        if out[i].verdict == "disagrees" and left > 1:
+            left -= 1
+    return out
 
 
 def _named(check: CrossCheck, evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator) -> CrossCheck:

@@ -123,6 +123,10 @@ def _line_document(line: Line) -> Document:
         "always_zero": int(check.settled.sum()),
         "contradicted": int(check.contradicted.sum()),
         "verdict": check.verdict,
+        "fault": check.fault,
+        "exact_variance": check.moments.trace,
+        "sampled_variance": sampled_variance(check),
+        "variance_seconds": variance_seconds(line),
         "mean": check.estimate.mean,
         "standard_error": check.estimate.standard_error,
         "z": check.z,
@@ -157,6 +161,16 @@ def solver_name(evaluation: Exact) -> str:
 def length(gradient: FloatArray) -> float:
     """The Euclidean length."""
     return float(np.linalg.norm(gradient))
+
+
+def sampled_variance(check: CrossCheck) -> float:
+    """The sum of the sampled variances of one trajectory's estimate."""
+    return float(np.sum(check.estimate.standard_error**2) * check.estimate.n)
+
+
+def variance_seconds(line: Line) -> float:
+    """Exact variance times the seconds that a trajectory took: the time to a mean of variance 1."""
+    return line.check.moments.trace * line.check.estimate.steps / line.check.estimate.n / line.pace
 
 
 def share(check: CrossCheck) -> float:

@@ -26,6 +26,9 @@ STEEP = 20.0
 INK, GREY, PALE, BLUE, RED = "#222222", "#8a8a8a", "#e4e4e4", "#2a6f97", "#c1121f"
 TITLE, LABEL, TICK = 10.5, 9, 8
 
+# The most lines of a cross-check side by side.
+BESIDE = 5
+
 
 def require_writable(file: str) -> None:
     """InvalidArgument unless a picture can be written to `file`: its kind, its directory, and matplotlib."""
@@ -74,11 +77,12 @@ def draw_crosscheck(case: "Case", evaluation: "Exact", lines: "Sequence[Line]") 
         _scatters(figure, lines, rows, columns)
     else:
         width, height = _grid_size(case.grid)
-        width = max(width, 3.3 * len(lines))
-        figure = _figure(width, height + 3.8)
-        above, below = figure.subfigures(2, 1, height_ratios=(height, 3.8))
+        rows = -(-len(lines) // BESIDE)
+        columns = -(-len(lines) // rows)
+        figure = _figure(max(width, 3.3 * columns), height + 3.8 * rows)
+        above, below = figure.subfigures(2, 1, height_ratios=(height, 3.8 * rows))
         _on_grid(above, case.grid, evaluation)
-        _scatters(below, lines, 1, len(lines))
+        _scatters(below, lines, rows, columns)
     figure.suptitle(_title(case, evaluation), fontsize=12)
     return figure
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastpg.crosscheck import CrossCheck
-from fastpg.documents import Case, Exact, Line, error_bounds, length, share, solver_name
+from fastpg.documents import (
+    Case,
+    Exact,
+    Line,
+    error_bounds,
+    length,
+    sampled_variance,
+    share,
+    solver_name,
+    variance_seconds,
+)
 from fastpg.errors import InvalidArgument
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.model import MDP
@@ -104,7 +114,7 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
     rows = [
         (
             line.estimator,
-            "geom." if line.check.horizon == "geometric" else str(line.check.horizon),
+            _steps_name(line.check.horizon),
             _short(line.check.estimate.n),
             _short(line.pace),
             _number(line.check.worst_z, ".2f"),
@@ -120,7 +130,7 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
         "detectable bias: any bias at least as long would be found with probability 0.9;",
         "  in brackets its share of the gradient length.",
         "left out: entries too rare to be judged.",
-        f"Each line has its own trajectories and is tested at {false_alarm / len(lines):.3g}, so that an",
+        f"Each line has its own trajectories and is tested at {false_alarm / len(lines):.3g} (Holm), so that an",
         f"  unbiased sampler is rejected with probability of about {false_alarm:.3g} or less.",
     ]
     if "geometric" in exact:
@@ -131,6 +141,38 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
         )
         notes.insert(0, f"geom.: {ends} (infinite horizon).")
     return "\n".join([_listed(facts), "", _table(headers, rows), "", *notes, "", *_conclusion(lines)])
+
+
+def variance_text(lines: Sequence[Line]) -> str:
+    """What the estimate of one trajectory varies by, exactly and in the sample, and what that costs."""
+    headers = (
+        "\nestimator",
+        ">\nT",
+        ">exact\nvariance",
+        ">sampled\nvariance",
+        ">steps of a\ntrajectory",
+        ">variance x\nseconds",
+    )
+    rows = [
+        (
+            line.estimator,
+            _steps_name(line.check.horizon),
+            _number(line.check.moments.trace, ".4g"),
+            _number(sampled_variance(line.check), ".4g"),
+            _number(line.check.estimate.steps / line.check.estimate.n, ".3g"),
+            _number(variance_seconds(line), ".3g"),
+        )
+        for line in lines
+    ]
+    notes = [
+        "variance: of the estimate of one trajectory, summed over the entries.",
+        "variance x seconds: the seconds of sampling to a mean of variance 1; less is better.",
+    ]
+    return "\n".join([_table(headers, rows), "", *notes])
+
+
+def _steps_name(horizon: Horizon) -> str:
+    return "geom." if horizon == "geometric" else str(horizon)
 
 
 def _listed(facts: Mapping[str, str]) -> str:
@@ -158,6 +200,8 @@ def _conclusion(lines: Sequence[Line]) -> list[str]:
                 f"{name}: {why} [{s}, {a}], exact {check.exact[s, a]:.6g}, sampled {check.estimate.mean[s, a]:.6g} "
                 f"with standard error {check.estimate.standard_error[s, a]:.2g}."
             )
+            if check.fault is not None:
+                out.append(f"  It agrees with {check.fault}.")
     failed = [line.check.verdict for line in lines if not line.check.agrees]
     if not failed:
         every = f"all {len(lines)} lines" if len(lines) > 1 else "the line"

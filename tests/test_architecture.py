@@ -36,8 +36,9 @@ LAYERS = (
     ("problems",),
     ("planning", "learning", "batch"),
     ("theory",),
-    ("progress", "resolve", "documents"),
+    ("progress", "resolve", "documents", "lines"),
     ("report", "plot"),
+    ("plot_variance",),
     ("cli",),
     ("", "__main__", "testing"),
 )

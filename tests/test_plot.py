@@ -11,6 +11,7 @@ from fastpg.cli import main
 from fastpg.documents import Case, Line
 from fastpg.errors import InvalidArgument
 from fastpg.plot import draw_crosscheck, draw_evaluation, require_writable
+from fastpg.plot_variance import draw_variance, tested_covariances
 from fastpg.resolve import subject
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -111,6 +112,24 @@ def test_crosschecks_show_judged_and_left_out_entries(name, tmp_path):
         labels = " ".join(text.get_text() for text in legend.get_texts())
         assert ("judged" in labels) == bool(line.check.judged.any())
         assert ("left out" in labels) == bool(line.check.left_out)
+
+
+def test_the_picture_of_variances_shows_what_is_computed(tmp_path):
+    case, evaluation = evaluated("frozen-lake-4x4")
+    estimator = fastpg.RewardToGo(evaluation.value)
+    check = fastpg.crosscheck(evaluation.mdp, evaluation.policy, estimator, n=200_000, horizon="geometric", rng=0)
+    exact, sampled = tested_covariances(check)
+    entries = (check.estimate.pooling.pool >= 0).ravel()
+    np.testing.assert_array_equal(exact, check.covariance.reshape(64, 64)[np.ix_(entries, entries)])
+    scale = np.sqrt(np.diag(exact))
+    # Correlations from 4096 blocks of 50, each entry of the lake resting on hundreds of contributions or more.
+    assert np.abs((sampled - exact) / np.outer(scale, scale)).max() < 0.35
+    figure = drawn(draw_variance(case, evaluation, [Line("RewardToGo - V", check, 1e6)]), tmp_path)
+    (curve,) = [line for line in axes_titled(figure, "GAE").get_lines() if len(line.get_xdata()) > 1]
+    last = fastpg.estimator_moments(evaluation, fastpg.GAE(1.0, evaluation.value), horizon="geometric").trace
+    assert curve.get_ydata()[-1] == last
+    assert axes_titled(figure, "exact covariance").get_images()
+    assert "judged" not in axes_titled(figure, "z-scores").get_legend().get_texts()[0].get_text()
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])

@@ -1,0 +1,79 @@
+"""The lines of a cross-check on the command line: which estimators, by name, with which horizon."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fastpg.errors import InvalidArgument
+from fastpg.evaluation import Evaluation
+from fastpg.finite_horizon import FiniteHorizonEvaluation
+from fastpg.moments import optimal_baseline
+from fastpg.sampling import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
+from fastpg.sampling.tables import Horizon
+from fastpg.validation import FloatArray
+
+Exact = Evaluation | FiniteHorizonEvaluation
+
+
+class Planned(NamedTuple):
+    """An estimator to check, under its name."""
+
+    name: str
+    estimator: Estimator
+    horizon: Horizon
+
+
+def _value(exact: Exact) -> FloatArray:
+    """V with all steps to go; any table leaves what it is a baseline of unbiased, so 0 where V does not exist."""
+    return np.nan_to_num(exact.value if exact.value.ndim == 1 else exact.value[-1])
+
+
+def _action_value(exact: Exact) -> FloatArray:
+    return np.nan_to_num(exact.action_value if exact.action_value.ndim == 2 else exact.action_value[-1])
+
+
+def _best(exact: Exact, horizon: Horizon) -> Estimator:
+    return RewardToGo(optimal_baseline(exact, RewardToGo(), horizon=horizon))
+
+
+# Those that are unbiased for every horizon, then those that need an infinite one, or nearly.
+ESTIMATORS: dict[str, Callable[[Exact, Horizon], Estimator]] = {
+    "TotalReturn": lambda _exact, _horizon: TotalReturn(),
+    "RewardToGo": lambda _exact, _horizon: RewardToGo(),
+    "RewardToGo - V": lambda exact, _: RewardToGo(_value(exact)),
+    "RewardToGo - best": _best,
+    "PlugIn Q": lambda exact, _: PlugIn(_action_value(exact)),
+    "PlugIn Q - V": lambda exact, _: PlugIn(_action_value(exact), _value(exact)),
+    "GAE 0.9": lambda exact, _: GAE(0.9, _value(exact)),
+    "TD": lambda exact, _: TemporalDifference(_value(exact)),
+    "TD visitation": lambda exact, _: TemporalDifference(_value(exact), along="visitation"),
+}
+UNBIASED = 4
+
+
+def planned(names: str | None, exact: dict[Horizon, Exact]) -> list[Planned]:
+    """The lines for each horizon that was evaluated, the first horizon in full.
+
+    `names` is "all", or names separated by commas; by default three estimators, and one with each other horizon.
+    """
+    horizons = list(exact)
+    if names is None:
+        chosen = ["TotalReturn", "RewardToGo", "RewardToGo - V"]
+        lines = [(name, horizons[0]) for name in chosen] + [("RewardToGo", horizon) for horizon in horizons[1:]]
+    else:
+        chosen = list(ESTIMATORS) if names == "all" else [_known(name) for name in names.split(",")]
+        unbiased = list(ESTIMATORS)[:UNBIASED]
+        # With a finite horizon V depends on the steps to go: what plugs it in is biased and judged by its own mean.
+        lines = [(name, h) for h in horizons for name in chosen if h == "geometric" or name in unbiased]
+        if not lines:
+            raise InvalidArgument(f"{names} is unbiased for the infinite horizon only; use --horizon geometric")
+    return [Planned(name, ESTIMATORS[name](exact[horizon], horizon), horizon) for name, horizon in lines]
+
+
+def _known(name: str) -> str:
+    short = {known.replace(" ", "").lower(): known for known in ESTIMATORS}
+    found = short.get(name.replace(" ", "").lower())
+    if found is None:
+        raise InvalidArgument(f"estimators must be 'all' or among {', '.join(ESTIMATORS)} but is {name!r}")
+    return found
