@@ -17,7 +17,7 @@ from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.fisher import FisherInformation, fisher_information, natural_gradient, normalised_step
 from fastpg.gradient import policy_gradient
 from fastpg.model import MDP
-from fastpg.moments import EstimatorMoments, estimator_moments, optimal_baseline, samples_needed
+from fastpg.moments import EstimatorMoments, estimator_moments, optimal_baseline, return_variance, samples_needed
 from fastpg.policy import DirectPolicy, LogLinearPolicy, Policy, SoftmaxPolicy, random, uniform
 from fastpg.sampling import (
     GAE,
@@ -71,6 +71,7 @@ __all__ = [
     "policy_gradient",
     "problems",
     "random",
+    "return_variance",
     "rollout",
     "samples_needed",
     "uniform",

@@ -41,7 +41,7 @@ def draw_variance(case: "Case", evaluation: "Exact", lines: "Sequence[Line]") ->
 def _covariances(figure: "Figure", exact: "Axes", sampled: "Axes", line: "Line") -> None:
     """Correlation-like: both covariances divided by the exact standard deviations."""
     check = line.check
-    known, seen = tested_covariances(check)
+    known, seen = covariances_tested(check)
     scale = np.sqrt(np.maximum(np.diag(known), 1e-300))
     for panel, matrix, name in ((exact, known, "exact"), (sampled, seen, "sampled")):
         image = panel.imshow(matrix / np.outer(scale, scale), cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
@@ -53,7 +53,7 @@ def _covariances(figure: "Figure", exact: "Axes", sampled: "Axes", line: "Line")
     bar.set_label("in units of the exact deviations", fontsize=LABEL)
 
 
-def tested_covariances(check: "CrossCheck") -> tuple[FloatArray, FloatArray]:
+def covariances_tested(check: "CrossCheck") -> tuple[FloatArray, FloatArray]:
     """Exact and sampled covariance (K, K) of one trajectory over the pools of tested entries."""
     estimate = check.estimate
     pool, weight = estimate.pooling.pool.ravel(), estimate.pooling.weight.ravel()

@@ -11,7 +11,7 @@ from fastpg.cli import main
 from fastpg.documents import Case, Line
 from fastpg.errors import InvalidArgument
 from fastpg.plot import draw_crosscheck, draw_evaluation, require_writable
-from fastpg.plot_variance import draw_variance, tested_covariances
+from fastpg.plot_variance import covariances_tested, draw_variance
 from fastpg.resolve import subject
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -118,7 +118,7 @@ def test_the_picture_of_variances_shows_what_is_computed(tmp_path):
     case, evaluation = evaluated("frozen-lake-4x4")
     estimator = fastpg.RewardToGo(evaluation.value)
     check = fastpg.crosscheck(evaluation.mdp, evaluation.policy, estimator, n=200_000, horizon="geometric", rng=0)
-    exact, sampled = tested_covariances(check)
+    exact, sampled = covariances_tested(check)
     entries = (check.estimate.pooling.pool >= 0).ravel()
     np.testing.assert_array_equal(exact, check.covariance.reshape(64, 64)[np.ix_(entries, entries)])
     scale = np.sqrt(np.diag(exact))
