@@ -54,6 +54,6 @@ def test_states_without_a_value_have_no_variance_either():
 
 @pytest.mark.parametrize("complement", [0.5, 1e-3, 1e-9, 1e-100])
 def test_coin_flips_for_ever_have_the_variance_of_a_geometric_series(complement):
-    mdp = MDP(np.ones((1, 2, 1)), [[1.0, -1.0]], discount_complement=complement)
+    mdp = MDP(np.ones((1, 2, 1)), [[1.0, -1.0]], 1.0 - complement, discount_complement=complement)
     v = return_variance(evaluate(mdp, SoftmaxPolicy.uniform(mdp)))
     np.testing.assert_allclose(v, 1 / (complement * (2 - complement)), rtol=1e-14)
