@@ -29,6 +29,7 @@ from fastpg.sampling import (
     TotalReturn,
     Trajectories,
     estimate_gradient,
+    faults,
     rollout,
 )
 
@@ -63,6 +64,7 @@ __all__ = [
     "estimate_gradient",
     "estimator_moments",
     "evaluate",
+    "faults",
     "fisher_information",
     "formats",
     "natural_gradient",

@@ -1,5 +1,6 @@
 """Compiled samplers: trajectories and gradient estimates, reproducible on any number of threads."""
 
+from fastpg.sampling import faults
 from fastpg.sampling.estimate import GradientEstimate, estimate_gradient
 from fastpg.sampling.estimators import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
 from fastpg.sampling.trajectories import Trajectories, rollout
@@ -14,5 +15,6 @@ __all__ = [
     "TotalReturn",
     "Trajectories",
     "estimate_gradient",
+    "faults",
     "rollout",
 ]
