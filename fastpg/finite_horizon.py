@@ -10,7 +10,7 @@ from fastpg.chain import finite, next_value, state_transition, with_state_value
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
-from fastpg.validation import FloatArray, frozen
+from fastpg.validation import FloatArray, bounded_mean, frozen
 
 # Step-by-step (S, A) tables are made in slices of about this many numbers.
 SLICE = 4_000_000
@@ -90,7 +90,7 @@ class FiniteHorizonEvaluation:
     @cached_property
     def expected_return(self) -> float:
         """J_T = start . value[T], in units of reward."""
-        return float(self.mdp.start @ self.value[self.horizon])
+        return float(bounded_mean(self.mdp.start.dot, self.value[self.horizon]))
 
     @cached_property
     def logit_gradient(self) -> FloatArray:
