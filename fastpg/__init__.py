@@ -31,6 +31,7 @@ from fastpg.sampling import (
     estimate_gradient,
     rollout,
 )
+from fastpg.structure import Structure, chain_structure
 
 __all__ = [
     "GAE",
@@ -55,10 +56,12 @@ __all__ = [
     "RewardToGo",
     "SoftmaxPolicy",
     "SolveError",
+    "Structure",
     "TemporalDifference",
     "TotalReturn",
     "Trajectories",
     "__version__",
+    "chain_structure",
     "crosscheck",
     "estimate_gradient",
     "estimator_moments",

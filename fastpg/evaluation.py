@@ -17,6 +17,7 @@ from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose
+from fastpg.structure import Structure, chain_structure, condition
 from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
 
 # The gradient keeps this relative accuracy: rounding beyond it is mended.
@@ -169,6 +170,20 @@ class Evaluation:
         with np.errstate(over="ignore"):
             gradient = np.where(visited, self.occupancy[:, None] * self.action_value, 0.0)
         return frozen(finite("probability_gradient", gradient, self.mdp, lambda: np.isnan(self.action_value)))
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Recurrent classes, transient and unreachable states, and weakly linked blocks of the chain."""
+        return chain_structure(self.mdp, self.policy)
+
+    @cached_property
+    def condition(self) -> float:
+        """tau_1((I - discount P_pi)^{-1}), in steps: how long the chain remembers where it began, estimated from below.
+
+        Relative changes of the occupancy, and the spread of the values, are at most about this times those of P_pi, and
+        of the rewards; it takes a few solves (see `fastpg.structure.condition`).
+        """
+        return condition(self.chain, self.factors)
 
     @cached_property
     def error(self) -> ErrorBounds:

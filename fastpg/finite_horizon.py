@@ -10,6 +10,7 @@ from fastpg.chain import finite, next_value, state_transition, with_state_value
 from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
+from fastpg.structure import Structure, chain_structure
 from fastpg.validation import FloatArray, bounded_mean, frozen
 
 # Step-by-step (S, A) tables are made in slices of about this many numbers.
@@ -119,6 +120,11 @@ class FiniteHorizonEvaluation:
         """discount^t P(s_t = s) for t = 0..T-1 on the states where the process goes on, shape (T, S)."""
         discounts = np.power(self.mdp.discount, np.arange(self.horizon, dtype=np.float64))
         return discounts[:, None] * np.where(self.mdp.terminal, 0.0, self.visitation[:-1])
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Recurrent classes, transient and unreachable states, and weakly linked blocks of the chain."""
+        return chain_structure(self.mdp, self.policy)
 
     def _weights_to_go(self, steps: slice) -> FloatArray:
         """The weights of the steps that have `steps` steps to go."""
