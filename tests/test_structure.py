@@ -176,6 +176,12 @@ def test_the_condition_shows_the_coupling_and_not_the_discount(complement):
     assert ev.condition == pytest.approx(np.abs(Z[:, None] - Z[None]).sum(axis=2).max() / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize("complement", [1e-17, 1e-100])
+def test_the_condition_is_never_above_where_no_occupancy_tells(complement):
+    mdp = MDP(rooms(0.2)[:, None], np.arange(8.0), 1.0, discount_complement=complement)
+    assert 3 <= evaluate(mdp, uniform(mdp)).condition <= 14 * (1 + 1e-9)
+
+
 def test_occupancies_change_by_no_more_than_the_condition_says():
     P = rooms(1e-4)
     ev = evaluate(process(P, discount=0.9999), uniform(process(P)))
