@@ -173,8 +173,8 @@ def condition(chain: Chain, factors: Factorisation) -> float:
     a chain nearly falls apart. States without a value have the value 0 here.
 
     Alternates between the best pair of states for a reward and the best reward for a pair, as Hager's estimate of a
-    norm does; among 300 random chains it was never below 0.6 of the truth. It is weaker
-    where 1 - discount is below rounding, as the reward for a pair is lost there.
+    norm does; among 300 random chains it was never below 0.6 of the truth. Where 1 - discount is below rounding the
+    best reward for a pair is lost, and the estimate weaker.
 
     Source: Seneta (1991) for tau_1 as a condition number; Cho & Meyer (2001) compare it with others; Hager (1984).
     """
