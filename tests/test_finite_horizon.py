@@ -136,3 +136,15 @@ def test_a_solver_for_a_finite_horizon_is_refused():
     mdp = problems.two_state()
     with pytest.raises(InvalidArgument, match=r"a finite horizon needs no solver but LU\(\) was given with horizon=3"):
         evaluate(mdp, SoftmaxPolicy.uniform(mdp), horizon=3, solver=LU())
+
+
+@pytest.mark.parametrize("storage", [lambda mdp: mdp, as_sparse], ids=["dense", "sparse"])
+def test_a_million_steps(storage):
+    """Two states in turn at discount 1: a step pays 1 in the first and 3 in the second."""
+    mdp = storage(MDP([[[0.0, 1.0]], [[1.0, 0.0]]], [1.0, 3.0], 1.0, 0))
+    ev = evaluate(mdp, uniform(mdp), horizon=1_000_000)
+    steps = np.arange(1_000_001)
+    assert (ev.value[:, 0] == 4 * (steps // 2) + steps % 2).all()
+    assert (ev.value[:, 1] == 4 * (steps // 2) + 3 * (steps % 2)).all()
+    assert (ev.visitation[:, 0] == 1 - steps % 2).all()
+    assert ev.occupancy.tolist() == [500_000, 500_000]
