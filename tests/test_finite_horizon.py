@@ -148,3 +148,11 @@ def test_a_million_steps(storage):
     assert (ev.value[:, 1] == 4 * (steps // 2) + 3 * (steps % 2)).all()
     assert (ev.visitation[:, 0] == 1 - steps % 2).all()
     assert ev.occupancy.tolist() == [500_000, 500_000]
+
+
+def test_an_unavailable_action_has_the_value_of_its_state_with_as_many_steps_to_go():
+    mdp = MDP([[[0.0, 1.0]] * 2] * 2, [[1.0, 5.0], [2.0, 3.0]], 0.5, available=[[1, 0], [1, 1]])
+    ev = evaluate(mdp, uniform(mdp), horizon=4)
+    assert ev.action_value[:, 0, 1].tolist() == ev.value[:, 0].tolist()
+    assert len(set(ev.value[:, 0])) == 5
+    assert not ev.advantage[:, 0, 1].any()
