@@ -32,6 +32,7 @@ from fastpg.sampling import (
     faults,
     rollout,
 )
+from fastpg.structure import Structure, chain_structure
 
 __all__ = [
     "GAE",
@@ -56,10 +57,12 @@ __all__ = [
     "RewardToGo",
     "SoftmaxPolicy",
     "SolveError",
+    "Structure",
     "TemporalDifference",
     "TotalReturn",
     "Trajectories",
     "__version__",
+    "chain_structure",
     "crosscheck",
     "estimate_gradient",
     "estimator_moments",

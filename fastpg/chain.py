@@ -92,7 +92,7 @@ def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
 
 def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
     """`q` with the value of the state where an action is unavailable."""
-    return q if mdp.all_available else np.where(mdp.available | mdp.terminal[:, None], q, value[:, None])
+    return q if mdp.all_available else np.where(mdp.available | mdp.terminal[:, None], q, value[..., None])
 
 
 def finite(

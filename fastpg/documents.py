@@ -72,6 +72,24 @@ def evaluation_document(case: Case, evaluation: Exact) -> Document:
         "gradient": evaluation.logit_gradient,
         "error": error_bounds(evaluation),
         "underflowed": int(evaluation.policy.underflowed.sum()),
+        "structure": structure_document(evaluation),
+    }
+
+
+def structure_document(evaluation: Exact) -> Document:
+    """How the chain hangs together; `condition` is None for a finite horizon."""
+    structure = evaluation.structure
+    return {
+        "recurrent_classes": structure.class_sizes,
+        "recurrent": structure.recurrent,
+        "transient": structure.transient,
+        "reachable": structure.reachable,
+        "proper": structure.proper,
+        "components": int(structure.component.max() + 1),
+        "blocks": int(structure.block.max() + 1),
+        "coupling": structure.coupling,
+        "nearly_decomposable": structure.nearly_decomposable,
+        "condition": None if isinstance(evaluation, FiniteHorizonEvaluation) else evaluation.condition,
     }
 
 

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from math import isfinite
 from typing import overload
 
 import numpy as np
@@ -16,7 +17,8 @@ from fastpg.kernels import evaluation as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose
-from fastpg.validation import FloatArray, frozen, positive_integer
+from fastpg.structure import Structure, chain_structure, condition
+from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
 
 # The gradient keeps this relative accuracy: rounding beyond it is mended.
 LOST_DIGITS = 1e-10
@@ -107,8 +109,8 @@ class Evaluation:
             kernels.cancellation(self.occupancy, pi, q, out, sums)
             noise, size = sums
             kept = 1.0 if isinstance(self.factors, KnowsDifferences) else self.chain.discount_complement
-            if size > 0 and ROUNDING * noise > LOST_DIGITS * size * kept:
-                return self.error.refined_advantage
+            if size > 0 and not (isfinite(noise) and ROUNDING * noise <= LOST_DIGITS * size * kept):
+                return finite("advantage", self.error.refined_advantage, self.mdp, undefined)
         return out
 
     @cached_property
@@ -152,7 +154,7 @@ class Evaluation:
     @cached_property
     def expected_return(self) -> float:
         """J = start . V, in units of reward."""
-        return float(self.mdp.start @ self._value)
+        return float(bounded_mean(self.mdp.start.dot, self._value))
 
     @cached_property
     def logit_gradient(self) -> FloatArray:
@@ -168,6 +170,20 @@ class Evaluation:
         with np.errstate(over="ignore"):
             gradient = np.where(visited, self.occupancy[:, None] * self.action_value, 0.0)
         return frozen(finite("probability_gradient", gradient, self.mdp, lambda: np.isnan(self.action_value)))
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Recurrent classes, transient and unreachable states, and weakly linked blocks of the chain."""
+        return chain_structure(self.mdp, self.policy)
+
+    @cached_property
+    def condition(self) -> float:
+        """tau_1((I - discount P_pi)^{-1}), in steps: how long the chain remembers where it began, estimated from below.
+
+        Relative changes of the occupancy, and the spread of the values, are at most about this times those of P_pi, and
+        of the rewards; it takes a few solves (see `fastpg.structure.condition`).
+        """
+        return condition(self.chain, self.factors)
 
     @cached_property
     def error(self) -> ErrorBounds:

@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.chain import finite, next_value, state_transition, with_state_value
 from fastpg.kernels import evaluation as kernels
+from fastpg.kernels import horizon as sweeps
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
-from fastpg.validation import FloatArray, frozen
+from fastpg.structure import Structure, chain_structure
+from fastpg.validation import FloatArray, bounded_mean, frozen
 
 # Step-by-step (S, A) tables are made in slices of about this many numbers.
 SLICE = 4_000_000
@@ -46,9 +49,11 @@ class FiniteHorizonEvaluation:
         r = np.empty(mdp.n_states)
         kernels.policy_average(self.policy.probabilities, mdp.expected_reward, r)
         V = np.zeros((self.horizon + 1, mdp.n_states))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for k in range(1, self.horizon + 1):
-                V[k] = r + mdp.discount * (self._transition @ V[k - 1])
+        P = self._transition
+        if sparse.issparse(P):
+            sweeps.sparse_values_to_go(*_rows(P), frozen(r), mdp.discount, V)
+        else:
+            sweeps.values_to_go(frozen(np.ascontiguousarray(P.T)), frozen(r), mdp.discount, V)
         return frozen(finite("value", V, mdp))
 
     @cached_property
@@ -62,8 +67,7 @@ class FiniteHorizonEvaluation:
     def advantage(self) -> FloatArray:
         """action_value - value by steps to go, shape (T+1, S, A)."""
         out = np.empty(self.action_value.shape)
-        for k in range(self.horizon + 1):
-            self._advantage(self.action_value[k], out[k])
+        sweeps.advantages(self.policy.probabilities, self.action_value, self.mdp.available, out)
         return frozen(finite("advantage", out, self.mdp))
 
     @cached_property
@@ -72,9 +76,10 @@ class FiniteHorizonEvaluation:
         law = np.empty((self.horizon + 1, self.mdp.n_states))
         law[0] = self.mdp.start
         P = self._transition
-        backward = sparse.csr_array(P.T) if sparse.issparse(P) else P.T
-        for t in range(self.horizon):
-            law[t + 1] = backward @ law[t] + np.where(self.mdp.terminal, law[t], 0.0)
+        if sparse.issparse(P):
+            sweeps.sparse_laws(*_rows(P), self.mdp.terminal, law)
+        else:
+            sweeps.laws(frozen(P), self.mdp.terminal, law)
         return frozen(law)
 
     @cached_property
@@ -90,17 +95,16 @@ class FiniteHorizonEvaluation:
     @cached_property
     def expected_return(self) -> float:
         """J_T = start . value[T], in units of reward."""
-        return float(self.mdp.start @ self.value[self.horizon])
+        return float(bounded_mean(self.mdp.start.dot, self.value[self.horizon]))
 
     @cached_property
     def logit_gradient(self) -> FloatArray:
         """dJ_T/dlogits (S, A) = sum_t discount^t P(s_t = s) pi(a|s) A_{T-t}(s,a)."""
         total = np.zeros(self.policy.probabilities.shape)
         for steps in self._slices():
-            q = self._action_values(steps)
+            q = frozen(self._action_values(steps))
             adv = np.empty(q.shape)
-            for k in range(q.shape[0]):
-                self._advantage(frozen(q[k]), adv[k])
+            sweeps.advantages(self.policy.probabilities, q, self.mdp.available, adv)
             kernels.finite_horizon_sweep(self._weights_to_go(steps), frozen(adv), total)
         with np.errstate(invalid="ignore"):
             gradient = self.policy.probabilities * total
@@ -120,6 +124,11 @@ class FiniteHorizonEvaluation:
         discounts = np.power(self.mdp.discount, np.arange(self.horizon, dtype=np.float64))
         return discounts[:, None] * np.where(self.mdp.terminal, 0.0, self.visitation[:-1])
 
+    @cached_property
+    def structure(self) -> Structure:
+        """Recurrent classes, transient and unreachable states, and weakly linked blocks of the chain."""
+        return chain_structure(self.mdp, self.policy)
+
     def _weights_to_go(self, steps: slice) -> FloatArray:
         """The weights of the steps that have `steps` steps to go."""
         return frozen(np.ascontiguousarray(self._weights[self.horizon - np.arange(steps.start, steps.stop)]))
@@ -138,12 +147,14 @@ class FiniteHorizonEvaluation:
                 "action_value", mdp.expected_reward + mdp.discount * np.moveaxis(ahead, 2, 0), mdp, first=steps.start
             )
         if not mdp.all_available:
-            q = np.stack([with_state_value(mdp, *pair) for pair in zip(q, self.value[steps], strict=True)])
+            q = with_state_value(mdp, q, self.value[steps])
         return np.ascontiguousarray(q)
-
-    def _advantage(self, q: FloatArray, out: FloatArray) -> None:
-        kernels.advantage(self.policy.probabilities, q, self.mdp.available, out)
 
     def __repr__(self) -> str:
         head = f"horizon {self.horizon}, expected return {self.expected_return:.12g}"
         return f"FiniteHorizonEvaluation({head}, {self.mdp!r}, {self.policy!r})"
+
+
+def _rows(P: sparse.csr_array) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The entries, columns and row boundaries of a CSR array."""
+    return frozen(P.data), frozen(P.indices.astype(np.int64)), frozen(P.indptr.astype(np.int64))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fastpg.chain import finite
 from fastpg.errors import InvalidArgument, SolveError
 from fastpg.evaluation import Evaluation, require_evaluation
 from fastpg.gradient import policy_gradient
@@ -16,6 +17,9 @@ from fastpg.validation import FloatArray, float_array, frozen, real_between, req
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
+
+
+TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,7 +61,11 @@ class FisherInformation:
         """F v, of the shape of the parameters; a flat v gives a flat result."""
         v = float_array("direction", direction, InvalidArgument)
         parameters = self.policy.parameters
-        image = self.policy.pullback(self._in_logits(self.policy.pushforward(v.reshape(self._shape_of(v)))))
+        require_finite("direction", v, InvalidArgument)
+        with np.errstate(over="ignore", invalid="ignore"):
+            image = self.policy.pullback(self._in_logits(self.policy.pushforward(v.reshape(self._shape_of(v)))))
+        if not np.isfinite(image).all():
+            raise SolveError(f"F v overflows float64 for a direction v with entries up to {np.abs(v).max():.3g}")
         return image.reshape(v.shape) if v.shape != parameters.shape else image
 
     def _shape_of(self, v: FloatArray) -> tuple[int, ...]:
@@ -68,7 +76,10 @@ class FisherInformation:
 
     def _in_logits(self, v: FloatArray) -> FloatArray:
         pi = self.policy.probabilities
-        return self.weight[:, None] * pi * (v - (pi * v).sum(axis=1, keepdims=True))
+        centred, out = np.empty(pi.shape), np.empty(pi.shape)
+        kernels.advantage(pi, frozen(np.ascontiguousarray(v)), frozen(pi > 0), centred)
+        kernels.logit_gradient(self.weight, pi, frozen(centred), out)
+        return out
 
     def to_dense(self) -> FloatArray:
         """The (p, p) matrix, parameters flattened in C order."""
@@ -91,14 +102,16 @@ class FisherInformation:
         weight = self.weight[:, None]
         centred = np.empty(g.shape)
         kernels.centred_on_support(pi, frozen(g), centred)
-        ratio = np.zeros(g.shape)
+        ratio, both = np.zeros(g.shape), weight * pi
         with np.errstate(over="ignore"):
-            np.divide(centred, weight, out=ratio, where=(weight > 0) & (pi > 0))
-            np.divide(ratio, pi, out=ratio, where=pi > 0)
-        if not np.isfinite(ratio).all():
-            s = int(np.argwhere(~np.isfinite(ratio))[0, 0])
+            np.divide(centred, both, out=ratio, where=both >= TINY)
+            np.divide(centred, weight, out=ratio, where=(both < TINY) & (weight > 0) & (pi > 0))
+            np.divide(ratio, pi, out=ratio, where=(both < TINY) & (pi > 0))
+        x = _centred(self.policy, ratio, self.weight)
+        if not np.isfinite(x).all():
+            s = int(np.argwhere(~np.isfinite(x))[0, 0])
             raise SolveError(f"F^+ g overflows float64 in state {s}, whose weight in F is {float(self.weight[s])!r}")
-        return _centred(self.policy, ratio, self.weight).reshape(given.shape)
+        return x.reshape(given.shape)
 
     def _root(self) -> FloatArray:
         """M (S*A, p) with rows sqrt(w(s) pi(a|s)) (J_sa - sum_b pi(b|s) J_sb), J = dlogits/dparameters; F = M^T M."""
@@ -109,7 +122,7 @@ class FisherInformation:
             # Differences to the likeliest action first: what its actions share drops out of a state without rounding.
             x = J - np.take_along_axis(J, pi.argmax(axis=1)[:, None, None], axis=1)
             score = x - np.einsum("sa,sap->sp", pi, x)[:, None]
-            return (np.sqrt(self.weight[:, None] * pi)[..., None] * score).reshape(pi.size, -1)
+            return ((np.sqrt(self.weight)[:, None] * np.sqrt(pi))[..., None] * score).reshape(pi.size, -1)
 
     def _pinv_solve_by_root(self, g: FloatArray) -> FloatArray:
         """V diag(1/s^2) V^T g over the singular values s of M above max(M.shape) eps s_max."""
@@ -176,15 +189,21 @@ def natural_gradient(evaluation: Evaluation) -> FloatArray:
 
     Source: Kakade (2001); Agarwal et al. (2021), Lemma 5.1, whose minimum-norm member this is.
     """
-    F = fisher_information(evaluation)
-    scale = 1.0 / (evaluation.mdp.discount_complement or 1.0)
-    policy = evaluation.policy
+    direction, divisor = _direction(evaluation)
+    with np.errstate(over="ignore"):
+        return frozen(finite("natural_gradient", direction / divisor, evaluation.mdp))
+
+
+def _direction(evaluation: Evaluation) -> tuple[FloatArray, float]:
+    """The natural gradient as a direction and the divisor, at most 1, which is still to be applied."""
+    F, policy = fisher_information(evaluation), evaluation.policy
+    divisor = evaluation.mdp.discount_complement or 1.0
     if isinstance(policy, SoftmaxPolicy):
-        return frozen(_centred(policy, evaluation.advantage, F.weight) * scale)
+        return finite("natural_gradient", _centred(policy, evaluation.advantage, F.weight), evaluation.mdp), divisor
     if isinstance(policy, DirectPolicy):
-        step = np.where(policy.probabilities > 0, policy.probabilities * evaluation.advantage * scale, 0.0)
-        return frozen(np.where(F.weight[:, None] > 0, step, 0.0))
-    return F.pinv_solve(policy_gradient(evaluation))
+        visited = (policy.probabilities > 0) & (F.weight[:, None] > 0)
+        return np.where(visited, policy.probabilities * np.where(visited, evaluation.advantage, 0.0), 0.0), divisor
+    return F.pinv_solve(policy_gradient(evaluation)), 1.0
 
 
 def normalised_step(evaluation: Evaluation, size: float) -> FloatArray:
@@ -194,10 +213,28 @@ def normalised_step(evaluation: Evaluation, size: float) -> FloatArray:
     gradient is. Source: Rajeswaran et al. (2017), section 3.2.
     """
     size = real_between("size", size, 0.0, np.finfo(np.float64).max)
-    step = natural_gradient(evaluation)
-    power = float(np.sum(policy_gradient(evaluation) * step))
-    # size / power may overflow where the gradient nearly vanishes, the ratio of the roots does not.
-    return frozen(np.sqrt(size) / np.sqrt(power) * step) if power > 0 else frozen(np.zeros(step.shape))
+    direction, divisor = _direction(evaluation)
+    # Of dJ/dpi = d(s) Q(s,a) the step of a direct policy feels the part d(s) A(s,a) alone.
+    with np.errstate(over="ignore"):
+        gradient = evaluation.policy.pullback(evaluation.logit_gradient)
+    power, exponent = _dot(gradient, direction)
+    if power <= 0:
+        return frozen(np.zeros(direction.shape))
+    # The step is of size sqrt(size), however large or small the rewards: exponents are kept apart until the end.
+    mantissa, exponents = np.frexp(direction)
+    with np.errstate(over="ignore", under="ignore"):
+        step = np.ldexp(mantissa * (np.sqrt(size) / np.sqrt(divisor) / np.sqrt(power)), exponents - exponent // 2)
+    return frozen(finite("normalised_step", step, evaluation.mdp))
+
+
+def _dot(x: FloatArray, y: FloatArray) -> tuple[float, int]:
+    """(m, e) with x . y = m 2^e and e even, where the products need not fit into float64."""
+    (x, of_x), (y, of_y) = np.frexp(x), np.frexp(y)
+    product, exponent = x * y, of_x + of_y
+    top = int(exponent[product != 0].max(initial=-5000))
+    top += top % 2
+    with np.errstate(under="ignore"):
+        return float(np.ldexp(product, exponent - top).sum()), top
 
 
 def _infinite(evaluation: Evaluation) -> None:

@@ -13,6 +13,7 @@ from fastpg.errors import InvalidModel
 from fastpg.validation import (
     BoolArray,
     FloatArray,
+    bounded_mean,
     float_array,
     frozen,
     law,
@@ -126,14 +127,17 @@ class MDP:
     def expected_reward(self) -> FloatArray:
         """r(s, a) = sum_k P(k|s,a) R(s,a,k), shape (S, A); 0 where terminal or unavailable."""
         S, A = self.n_states, self.n_actions
-        if sparse.issparse(self.reward):
-            mean = np.asarray((self.transition * self.reward).sum(axis=1)).reshape(S, A)
-        elif self.reward.ndim == 3:
-            mean = np.einsum("sak,sak->sa", self.transition, self.reward)
+        if sparse.issparse(self.reward) or self.reward.ndim == 3:
+            mean = bounded_mean(self._mean_reward, self.reward).reshape(S, A)
         else:
             r = self.reward if self.reward.ndim == 2 else self.reward[:, None]
             mean = np.where(self.available & ~self.terminal[:, None], r, 0.0)
         return frozen(np.ascontiguousarray(mean))
+
+    def _mean_reward(self, reward: Transition) -> FloatArray:
+        if sparse.issparse(reward):
+            return np.asarray((self.transition * reward).sum(axis=1))
+        return np.einsum("sak,sak->sa", self.transition, reward)
 
     def restart(self, start: ArrayLike) -> "MDP":
         """The same process begun from another law or state."""

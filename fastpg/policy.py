@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastpg.errors import InvalidPolicy
+from fastpg.errors import InvalidPolicy, SolveError
 from fastpg.kernels.policy import softmax
 from fastpg.model import MDP
 from fastpg.rng import RNG, generator
@@ -106,6 +106,15 @@ def _matrix(name: str, value: npt.ArrayLike) -> FloatArray:
     if array.ndim != 2 or array.size == 0:
         raise InvalidPolicy(f"{name} must have shape (S, A) with S, A >= 1 but has shape {array.shape}")
     return array
+
+
+def _without_overflow(pulled: FloatArray, g: FloatArray, cause: str) -> FloatArray:
+    """`pulled`; SolveError where it is not finite although g is."""
+    if not np.isfinite(pulled).all() and np.isfinite(g).all():
+        raise SolveError(
+            f"pulling back to the parameters overflows float64, from {np.abs(g).max():.3g} in the logits and {cause}"
+        )
+    return pulled
 
 
 def _softmax(logits: FloatArray) -> FloatArray:
@@ -222,7 +231,10 @@ class LogLinearPolicy(Policy):
 
     def pullback(self, gradient_in_logits: npt.ArrayLike) -> FloatArray:
         """Phi^T dJ/dlogits, shape (k,)."""
-        return np.einsum("sak,sa->k", self.features, self.shaped("gradient_in_logits", gradient_in_logits))
+        g = self.shaped("gradient_in_logits", gradient_in_logits)
+        with np.errstate(over="ignore", invalid="ignore"):
+            pulled = np.einsum("sak,sa->k", self.features, g)
+        return _without_overflow(pulled, g, f"features up to {np.abs(self.features).max():.3g}")
 
     def pushforward(self, direction: npt.ArrayLike) -> FloatArray:
         """Phi direction, shape (S, A)."""
@@ -269,7 +281,9 @@ class DirectPolicy(Policy):
         The constants do not matter to a change of probabilities that keeps each row's sum.
         """
         g = self.shaped("gradient_in_logits", gradient_in_logits)
-        return np.divide(g, self.probabilities, out=np.zeros(g.shape), where=self.probabilities > 0)
+        with np.errstate(over="ignore"):
+            pulled = np.divide(g, self.probabilities, out=np.zeros(g.shape), where=self.probabilities > 0)
+        return _without_overflow(pulled, g, "a small probability")
 
     def pushforward(self, direction: npt.ArrayLike) -> FloatArray:
         """direction / pi, 0 where pi = 0."""

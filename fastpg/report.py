@@ -71,6 +71,11 @@ def evaluation_text(case: Case, evaluation: Exact) -> str:
         worst = {"return": bounds["expected_return"], "value": np.nanmax(bounds["value"], initial=0.0)}
         worst |= {"gradient": bounds["gradient"].max(initial=0.0)}
         facts["error at most"] = ", ".join(f"{bound:.2g} ({name})" for name, bound in worst.items())
+    facts["structure"] = str(evaluation.structure)
+    if evaluation.structure.nearly_decomposable:
+        facts["blocks"] = evaluation.structure.blocks_text
+    if not isinstance(evaluation, FiniteHorizonEvaluation):
+        facts["condition"] = f"{evaluation.condition:.3g} steps until the start is forgotten"
     underflowed = int(evaluation.policy.underflowed.sum())
     if underflowed:
         facts["underflowed"] = f"{underflowed} action probabilities, taken to be 0"

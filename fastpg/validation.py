@@ -1,5 +1,6 @@
 """One way to check input: each broken rule becomes one sentence with place, value, rule and count."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -110,6 +111,16 @@ def normaliser(total: npt.NDArray[Any], n: int) -> FloatArray:
     A law that was normalised before is kept bit for bit, so a model read back from its own arrays is the same model.
     """
     return np.where(np.abs(total - 1) <= n * np.finfo(np.float64).eps, 1.0, total)
+
+
+def bounded_mean(mean: Callable[[Any], Any], x: Any) -> FloatArray:
+    """`mean(x)`, linear and no larger than the largest |x|, where the rounding of a sum of finite x might overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.asarray(mean(x))
+        if np.isfinite(found).all():
+            return found
+        half = np.finfo(np.float64).max / 2
+        return np.where(np.isfinite(found), found, 2 * np.clip(mean(x * 0.5), -half, half))
 
 
 def positive_integer(name: str, value: object) -> int:

@@ -22,7 +22,7 @@ LAYERS = (
     ("policy",),
     ("chain",),
     ("solvers", "radius"),
-    ("certificate",),
+    ("certificate", "structure"),
     ("finite_horizon",),
     ("evaluation",),
     ("gradient", "average_reward"),

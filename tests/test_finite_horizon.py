@@ -136,3 +136,23 @@ def test_a_solver_for_a_finite_horizon_is_refused():
     mdp = problems.two_state()
     with pytest.raises(InvalidArgument, match=r"a finite horizon needs no solver but LU\(\) was given with horizon=3"):
         evaluate(mdp, SoftmaxPolicy.uniform(mdp), horizon=3, solver=LU())
+
+
+@pytest.mark.parametrize("storage", [lambda mdp: mdp, as_sparse], ids=["dense", "sparse"])
+def test_a_million_steps(storage):
+    """Two states in turn at discount 1: a step pays 1 in the first and 3 in the second."""
+    mdp = storage(MDP([[[0.0, 1.0]], [[1.0, 0.0]]], [1.0, 3.0], 1.0, 0))
+    ev = evaluate(mdp, uniform(mdp), horizon=1_000_000)
+    steps = np.arange(1_000_001)
+    assert (ev.value[:, 0] == 4 * (steps // 2) + steps % 2).all()
+    assert (ev.value[:, 1] == 4 * (steps // 2) + 3 * (steps % 2)).all()
+    assert (ev.visitation[:, 0] == 1 - steps % 2).all()
+    assert ev.occupancy.tolist() == [500_000, 500_000]
+
+
+def test_an_unavailable_action_has_the_value_of_its_state_with_as_many_steps_to_go():
+    mdp = MDP([[[0.0, 1.0]] * 2] * 2, [[1.0, 5.0], [2.0, 3.0]], 0.5, available=[[1, 0], [1, 1]])
+    ev = evaluate(mdp, uniform(mdp), horizon=4)
+    assert ev.action_value[:, 0, 1].tolist() == ev.value[:, 0].tolist()
+    assert len(set(ev.value[:, 0])) == 5
+    assert not ev.advantage[:, 0, 1].any()

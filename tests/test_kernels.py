@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from fastpg.kernels import evaluation, gth, policy
+from fastpg.kernels import evaluation, gth, horizon, policy
 
 RNG = np.random.default_rng(0)
 S, A, T = 3, 4, 5
@@ -20,7 +20,9 @@ def law(*shape):
 
 
 def frozen(x):
-    """A read-only copy, as kernels get from the library."""
+    """A read-only copy, as kernels get from the library; a number as it is."""
+    if np.ndim(x) == 0:
+        return float(x)
     x = np.array(x)
     x.flags.writeable = False
     return x
@@ -28,6 +30,8 @@ def frozen(x):
 
 PI, Q, WEIGHT = law(S, A), RNG.standard_normal((S, A)), np.array([0.25, 0.0, 0.5])
 AVAILABLE = (PI > 0) | (RNG.random((S, A)) > 0.5)
+# The rows (0.5, 0, 0.25), (0, 0, 0), (0, 1, 0).
+SPARSE = np.array([0.5, 0.25, 1.0]), np.array([0, 2, 1]), np.array([0, 2, 2, 3])
 LOGITS = np.array([[0.0, -np.inf, 1.0, 700.0], [1.7e308, -1.7e308, 0.0, 1.0], [0.3, 0.2, 0.1, -745.0]])
 
 # Kernel -> its arguments before `out`, and what `out` holds at first.
@@ -40,6 +44,11 @@ CASES = {
     evaluation.fisher_blocks: ((WEIGHT, PI), np.zeros((S, A, A))),
     evaluation.finite_horizon_sweep: ((law(T, S), RNG.standard_normal((T, S, A))), np.ones((S, A))),
     evaluation.centred_on_support: ((PI, Q), np.zeros((S, A))),
+    horizon.values_to_go: ((law(S, S), Q[:, 0], np.float64(0.9)), np.ones((T, S))),
+    horizon.sparse_values_to_go: ((*SPARSE, Q[:, 0], np.float64(0.9)), np.ones((T, S))),
+    horizon.laws: ((law(S, S), np.array([False, True, False])), np.ones((T, S))),
+    horizon.sparse_laws: ((*SPARSE, np.array([False, True, False])), np.ones((T, S))),
+    horizon.advantages: ((PI, RNG.standard_normal((T, S, A)), AVAILABLE), np.zeros((T, S, A))),
     policy.softmax: ((LOGITS,), np.zeros((S, A))),
     gth.eliminate: ((law(T, T), RNG.random(T)), np.ones((2, T, T))),
 }
@@ -63,7 +72,7 @@ def run(function, arguments, out):
     return result
 
 
-@pytest.mark.parametrize("module", [evaluation, gth, policy])
+@pytest.mark.parametrize("module", [evaluation, gth, horizon, policy])
 def test_every_kernel_has_a_case_a_docstring_and_writes_out(module):
     for kernel in kernels_of(module):
         assert kernel in CASES
@@ -89,8 +98,9 @@ def test_arguments_are_only_read(kernel):
 
 
 # These read the probability of the first action only to compare it; elimination ignores a diagonal and mixes rows, and
-# so does a sum over all states.
+# so does a sum over all states; sweeps hand a nan on to all later steps.
 OTHERWISE = {(evaluation.advantage, 0), (evaluation.centred_on_support, 0), (gth.eliminate, 0), (gth.eliminate, 1)}
+OTHERWISE |= {(kernel, i) for kernel in kernels_of(horizon) for i in range(5)}
 OTHERWISE |= {(evaluation.cancellation, i) for i in range(4)}
 NUMBERS = [(kernel, i) for kernel, (arguments, _) in CASES.items() for i, x in enumerate(arguments) if x.dtype == float]
 

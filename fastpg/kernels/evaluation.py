@@ -1,6 +1,10 @@
 """The chain that a policy induces, and the quantities read off its solution."""
 
+import numpy as np
+
 from fastpg.kernels import kernel
+
+LARGEST_HALF = float(np.finfo(np.float64).max) / 2
 
 
 @kernel
@@ -19,12 +23,17 @@ def induced_transition(P, pi, out):
 
 @kernel
 def policy_average(pi, x, out):
-    """out[s] = sum_a pi(a|s) x(s,a)"""
+    """out[s] = sum_a pi(a|s) x(s,a); no larger than the x it is a mean of, where rounding might overflow"""
     S, A = pi.shape
     for s in range(S):
         total = 0.0
         for a in range(A):
             total += pi[s, a] * x[s, a]
+        if not np.isfinite(total):
+            total = 0.0
+            for a in range(A):
+                total += pi[s, a] * (0.5 * x[s, a])
+            total = 2.0 * max(min(total, LARGEST_HALF), -LARGEST_HALF)
         out[s] = total
 
 
@@ -34,6 +43,7 @@ def advantage(pi, q, available, out):
 
     Differences are taken against the likeliest action a0 first: with x(a) = q(a) - q(a0) and
     m = sum_{a != a0} pi(a) x(a) the advantage is x(a) - m, which keeps the small advantage of a likely action.
+    They are halved until the end, since x(a) may be twice as large as any float.
     """
     S, A = pi.shape
     for s in range(S):
@@ -44,9 +54,9 @@ def advantage(pi, q, available, out):
         m = 0.0
         for a in range(A):
             if a != a0 and pi[s, a] != 0.0:
-                m += pi[s, a] * (q[s, a] - q[s, a0])
+                m += pi[s, a] * (0.5 * q[s, a] - 0.5 * q[s, a0])
         for a in range(A):
-            out[s, a] = (q[s, a] - q[s, a0]) - m if available[s, a] else 0.0
+            out[s, a] = 2.0 * ((0.5 * q[s, a] - 0.5 * q[s, a0]) - m) if available[s, a] else 0.0
 
 
 @kernel
@@ -64,11 +74,19 @@ def cancellation(d, pi, q, adv, out):
 
 @kernel
 def logit_gradient(d, pi, adv, out):
-    """out[s,a] = d(s) pi(a|s) A(s,a), 0 where d pi = 0 even if A is nan   (Sutton et al. 1999, Theorem 1)"""
+    """out[s,a] = d(s) pi(a|s) A(s,a), 0 where d pi = 0 even if A is nan   (Sutton et al. 1999, Theorem 1)
+
+    pi <= 1 meets the larger of d and |A| first: that overflows never, and underflows only if the result does.
+    """
     S, A = pi.shape
     for s in range(S):
         for a in range(A):
-            out[s, a] = d[s] * pi[s, a] * adv[s, a] if d[s] != 0.0 and pi[s, a] != 0.0 else 0.0
+            if d[s] == 0.0 or pi[s, a] == 0.0:
+                out[s, a] = 0.0
+            elif d[s] < abs(adv[s, a]):
+                out[s, a] = pi[s, a] * adv[s, a] * d[s]
+            else:
+                out[s, a] = pi[s, a] * d[s] * adv[s, a]
 
 
 @kernel
@@ -79,10 +97,10 @@ def fisher_blocks(weight, pi, out):
         for a in range(A):
             rest = 0.0
             for b in range(A):
-                out[s, a, b] = -weight[s] * (pi[s, a] * pi[s, b])
+                out[s, a, b] = -(weight[s] * max(pi[s, a], pi[s, b]) * min(pi[s, a], pi[s, b]))
                 if b != a:
                     rest += pi[s, b]
-            out[s, a, a] = weight[s] * pi[s, a] * rest
+            out[s, a, a] = weight[s] * max(pi[s, a], rest) * min(pi[s, a], rest)
 
 
 @kernel
@@ -108,5 +126,10 @@ def centred_on_support(pi, x, out):
                 total += x[s, a]
                 count += 1
         mean = total / max(count, 1)
+        if not np.isfinite(total):
+            mean = 0.0
+            for a in range(A):
+                if pi[s, a] > 0.0:
+                    mean += x[s, a] / count
         for a in range(A):
             out[s, a] = x[s, a] - mean if pi[s, a] > 0.0 else 0.0
