@@ -41,12 +41,15 @@ def choose(chain: Chain) -> Solver:
     dense = not chain.is_sparse or chain.n_states <= DENSE_ANYWAY
     if chain.rounds_to_undiscounted or (dense and chain.discount_complement < NEAR_ONE):
         return GTH()
-    return SparseLU() if chain.is_sparse else LU()
+    if not chain.is_sparse:
+        return LU()
+    return SparseLU() if chain.n_states <= DENSE_ANYWAY else Krylov()
 
 
 from fastpg.solvers.differences import Estimate, KnowsDifferences  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
+from fastpg.solvers.krylov import Krylov  # noqa: E402
 from fastpg.solvers.lu import LU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
 
-__all__ = ["GTH", "LU", "Estimate", "Factorisation", "KnowsDifferences", "Solver", "SparseLU", "choose"]
+__all__ = ["GTH", "LU", "Estimate", "Factorisation", "KnowsDifferences", "Krylov", "Solver", "SparseLU", "choose"]
