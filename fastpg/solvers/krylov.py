@@ -239,7 +239,7 @@ class KrylovFactorisation:
 
         shadow = np.random.default_rng(left).standard_normal(r.size)
         p, v = np.zeros(r.size), np.zeros(r.size)
-        rho = alpha = omega = 1.0
+        rho = alpha = omega = np.float64(1.0)
         while left >= 2:
             last, rho = rho, dot(shadow, r)
             kernels.search_direction(r, rho / last * alpha / omega, omega, v, p)
@@ -251,7 +251,7 @@ class KrylovFactorisation:
             kernels.step(alpha, p, v, x, r)
             t = product(r)
             square_of_t = dot(t, t)
-            omega = dot(t, r) / square_of_t if square_of_t else 0.0
+            omega = dot(t, r) / square_of_t if square_of_t else np.float64(0.0)
             if not isfinite(omega):
                 break
             kernels.step(omega, r, t, x, r)
@@ -260,6 +260,6 @@ class KrylovFactorisation:
         return left
 
 
-def dot(x: FloatArray, y: FloatArray) -> float:
+def dot(x: FloatArray, y: FloatArray) -> np.float64:
     """x . y on one thread: BLAS starts more, and where the cores are busy they took 20 times as long as they saved."""
-    return float(np.einsum("s,s->", x, y))
+    return np.float64(np.einsum("s,s->", x, y))
