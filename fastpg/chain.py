@@ -10,7 +10,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.errors import SolveError
-from fastpg.kernels.evaluation import induced_sparse_transition, induced_transition, policy_average
+from fastpg.kernels.evaluation import induced_transition, policy_average
+from fastpg.kernels.sparse import induced_sparse_transition
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
 from fastpg.validation import BoolArray, FloatArray, frozen

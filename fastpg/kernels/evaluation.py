@@ -18,29 +18,6 @@ def induced_transition(P, pi, out):
 
 
 @kernel
-def induced_sparse_transition(data, indices, first, pi, place, out_data, out_indices, out_first):
-    """out[s,k] = sum_a pi(a|s) P(k|s,a) in CSR, k in the order met; place[k] = -1 says where k was put last."""
-    S, A = pi.shape
-    n = 0
-    out_first[0] = 0
-    for s in range(S):
-        begin = n
-        for a in range(A):
-            p = pi[s, a]
-            if p != 0.0:
-                for j in range(first[s * A + a], first[s * A + a + 1]):
-                    k = indices[j]
-                    if place[k] < begin:
-                        place[k] = n
-                        out_indices[n] = k
-                        out_data[n] = p * data[j]
-                        n += 1
-                    else:
-                        out_data[place[k]] += p * data[j]
-        out_first[s + 1] = n
-
-
-@kernel
 def policy_average(pi, x, out):
     """out[s] = sum_a pi(a|s) x(s,a)"""
     S, A = pi.shape

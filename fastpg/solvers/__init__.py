@@ -43,13 +43,29 @@ def choose(chain: Chain) -> Solver:
         return GTH()
     if not chain.is_sparse:
         return LU()
+    if acyclic_order(compressed(chain)).size == chain.n_states:
+        return Substitution()
     return SparseLU() if chain.n_states <= DENSE_ANYWAY else Krylov()
 
 
+from fastpg.solvers.banded import Banded  # noqa: E402
 from fastpg.solvers.differences import Estimate, KnowsDifferences  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
 from fastpg.solvers.krylov import Krylov  # noqa: E402
 from fastpg.solvers.lu import LU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
+from fastpg.solvers.substitution import Substitution, acyclic_order, compressed  # noqa: E402
 
-__all__ = ["GTH", "LU", "Estimate", "Factorisation", "KnowsDifferences", "Krylov", "Solver", "SparseLU", "choose"]
+__all__ = [
+    "GTH",
+    "LU",
+    "Banded",
+    "Estimate",
+    "Factorisation",
+    "KnowsDifferences",
+    "Krylov",
+    "Solver",
+    "SparseLU",
+    "Substitution",
+    "choose",
+]

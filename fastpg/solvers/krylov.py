@@ -11,6 +11,7 @@ from scipy import sparse
 from fastpg.chain import Chain
 from fastpg.errors import SolveError
 from fastpg.kernels import krylov as kernels
+from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import require_float_discount
 from fastpg.validation import FloatArray, frozen
 
@@ -94,18 +95,15 @@ class KrylovFactorisation:
 
     def solve(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi) x = b."""
-        return self._solve(b, transposed=False)
+        return by_columns(lambda b: self._solve(b, transposed=False), b)
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi)^T x = b."""
-        return self._solve(b, transposed=True)
+        return by_columns(lambda b: self._solve(b, transposed=True), b)
 
     def _solve(self, b: FloatArray, *, transposed: bool) -> FloatArray:
         if self.fell_back:
             return self.direct.solve_transposed(b) if transposed else self.direct.solve(b)
-        if b.ndim > 1:
-            columns = [self._solve(np.ascontiguousarray(column), transposed=transposed) for column in b.T]
-            return np.stack(columns, axis=1)
         largest = float(np.abs(b).max())
         if largest == 0 or not isfinite(largest):
             return b * 1.0
@@ -239,7 +237,7 @@ class KrylovFactorisation:
 
         shadow = np.random.default_rng(left).standard_normal(r.size)
         p, v = np.zeros(r.size), np.zeros(r.size)
-        rho = alpha = omega = np.float64(1.0)
+        rho, alpha, omega = np.ones(3)
         while left >= 2:
             last, rho = rho, dot(shadow, r)
             kernels.search_direction(r, rho / last * alpha / omega, omega, v, p)
