@@ -23,6 +23,8 @@ UNIT = 2.0**-53
 WORTHLESS = 1e-6
 # Below this 1 - discount the time to the end is computed where the process can end.
 SLOW = 1e-3
+# A slow chain let the recursive residual fall by 1e-12 and no further, and then diverged.
+AT_ONCE = 1e-11
 # So many restarts that do not halve the residual are the end of it.
 UNLUCKY = 3
 
@@ -206,9 +208,9 @@ class KrylovFactorisation:
                 best = x.copy(), bound
             if self._enough(bound) or left < 2 or unlucky == UNLUCKY:
                 return *best, self.solver.products - left
-            # The recursive residual drifts from the true one: aim a little lower than needed.
-            need = max(self.solver.tolerance * bound.size, bound.rounding) / bound.residual
-            goal = 0.3 * need * float(np.abs(rho).sum() if transposed else np.abs(rho).max())
+            # The recursive residual drifts from the true one: aim a little lower than needed, but not too far at once.
+            need = 0.3 * max(self.solver.tolerance * bound.size, bound.rounding) / bound.residual
+            goal = max(need, AT_ONCE) * float(np.abs(rho).sum() if transposed else np.abs(rho).max())
             left = self._bicgstab(x, rho, goal, transposed, left)
 
     def _first_guess(self, b: FloatArray, transposed: bool) -> FloatArray:
@@ -237,7 +239,7 @@ class KrylovFactorisation:
 
         shadow = np.random.default_rng(left).standard_normal(r.size)
         p, v = np.zeros(r.size), np.zeros(r.size)
-        rho, alpha, omega = np.ones(3)
+        rho, alpha, omega = 1.0, 1.0, 1.0
         while left >= 2:
             last, rho = rho, dot(shadow, r)
             kernels.search_direction(r, rho / last * alpha / omega, omega, v, p)
@@ -249,7 +251,7 @@ class KrylovFactorisation:
             kernels.step(alpha, p, v, x, r)
             t = product(r)
             square_of_t = dot(t, t)
-            omega = dot(t, r) / square_of_t if square_of_t else np.float64(0.0)
+            omega = dot(t, r) / square_of_t if square_of_t else 0.0
             if not isfinite(omega):
                 break
             kernels.step(omega, r, t, x, r)
@@ -258,6 +260,6 @@ class KrylovFactorisation:
         return left
 
 
-def dot(x: FloatArray, y: FloatArray) -> np.float64:
+def dot(x: FloatArray, y: FloatArray) -> float:
     """x . y on one thread: BLAS starts more, and where the cores are busy they took 20 times as long as they saved."""
-    return np.float64(np.einsum("s,s->", x, y))
+    return np.einsum("s,s->", x, y)[()]
