@@ -13,18 +13,22 @@ from fastpg.errors import SolveError
 from fastpg.kernels import krylov as kernels
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import require_float_discount
-from fastpg.validation import FloatArray, frozen
+from fastpg.validation import FloatArray, frozen, positive_integer, real_between
 
 if TYPE_CHECKING:
     from fastpg.solvers import Factorisation, Solver
 
 UNIT = 2.0**-53
+# Bounds are sums of floats, computed with a relative error far below this.
+UP = 1.001
 # A solution of which no more than this is certain, relative to its size, is refused.
 WORTHLESS = 1e-6
 # Below this 1 - discount the time to the end is computed where the process can end.
 SLOW = 1e-3
 # A slow chain let the recursive residual fall by 1e-12 and no further, and then diverged.
 AT_ONCE = 1e-11
+# Products of an iteration of BiCGSTAB and of the check after it.
+CYCLE = 3
 # So many restarts that do not halve the residual are the end of it.
 UNLUCKY = 3
 
@@ -51,6 +55,10 @@ class Krylov:
     products: int = 10_000
     fallback: "Solver | None" = None
 
+    def __post_init__(self) -> None:
+        real_between("tolerance", self.tolerance, 0.0, 1.0)
+        positive_integer("products", self.products)
+
     def factorise(self, chain: Chain) -> "KrylovFactorisation":
         """Nothing is factorised yet."""
         require_float_discount(chain)
@@ -74,7 +82,12 @@ class Bound(NamedTuple):
     @property
     def total(self) -> float:
         """On the largest error of x, or for the transposed system on the sum of all errors."""
-        return self.residual + self.rounding
+        return UP * (self.residual + self.rounding)
+
+    @property
+    def relative(self) -> float:
+        """The same as a share of the largest entry, or of the sum of all."""
+        return self.total / self.size if self.size else np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +124,11 @@ class KrylovFactorisation:
             return b * 1.0
         unit = 2.0 ** (frexp(largest)[1] - 1)  # squares of very large numbers overflow
         x, bound, products = self._iterate(b / unit, transposed)
-        if bound.total <= WORTHLESS * bound.size and self._enough(bound):
+        if bound.relative <= WORTHLESS and self._enough(bound):
             return x * unit
         if self.solver.fallback is None:
             raise SolveError(
-                f"BiCGSTAB has an error of up to {bound.total / bound.size:.2g} of the solution's size after "
+                f"BiCGSTAB has an error of up to {bound.relative:.2g} of the solution's size after "
                 f"{products} products at discount {self.chain.discount!r} with {self.chain.n_states} states; give "
                 "solvers.Krylov more products, or use a direct solver or a smaller discount"
             )
@@ -168,7 +181,11 @@ class KrylovFactorisation:
                 return Majorant(frozen(t), frozen(w))
         return Majorant(frozen(ones), frozen(image - self._roundings))
 
-    def bound(self, x: FloatArray, rho: FloatArray, b: FloatArray, *, transposed: bool = False) -> Bound:
+    def certificate(self, b: FloatArray, x: FloatArray, *, transposed: bool = False) -> Bound:
+        """Bounds on the error of x, whatever it comes from, as a solution for b, both (S,)."""
+        return self._bound(b, x, b - self.product(x, transposed=transposed), transposed)
+
+    def _bound(self, b: FloatArray, x: FloatArray, rho: FloatArray, transposed: bool) -> Bound:
         """Bounds on the error of x from its residual rho: t max(|rho| / w), or for the transpose t |rho| / min(w)."""
         t, w = self._majorant
         roundings = self._transposed_roundings if transposed else self._roundings
@@ -202,11 +219,13 @@ class KrylovFactorisation:
         while True:
             rho = self._residual(x, b, transposed=transposed)
             left -= 1
-            bound = self.bound(x, rho, b, transposed=transposed)
+            bound = self._bound(b, x, rho, transposed)
+            if self._enough(bound):  # what was added to x has been rounded: look again
+                bound = self.certificate(b, x, transposed=transposed)
             unlucky += best is not None and not bound.residual < 0.5 * best[1].residual
             if best is None or bound.residual < best[1].residual:
                 best = x.copy(), bound
-            if self._enough(bound) or left < 2 or unlucky == UNLUCKY:
+            if self._enough(bound) or left < CYCLE or unlucky == UNLUCKY:
                 return *best, self.solver.products - left
             # The recursive residual drifts from the true one: aim a little lower than needed, but not too far at once.
             need = 0.3 * max(self.solver.tolerance * bound.size, bound.rounding) / bound.residual
@@ -240,7 +259,7 @@ class KrylovFactorisation:
         shadow = np.random.default_rng(left).standard_normal(r.size)
         p, v = np.zeros(r.size), np.zeros(r.size)
         rho, alpha, omega = 1.0, 1.0, 1.0
-        while left >= 2:
+        while left >= CYCLE:
             last, rho = rho, dot(shadow, r)
             kernels.search_direction(r, rho / last * alpha / omega, omega, v, p)
             v = product(p)
