@@ -13,6 +13,7 @@ from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, po
 from fastpg.chain import Chain, induced_chain
 from fastpg.kernels import krylov as kernels
 from fastpg.solvers import GTH, LU, Banded, Direct, Krylov, SparseLU
+from fastpg.solvers.krylov import KrylovFactorisation
 from fastpg.testing.models import as_dense, as_sparse
 from fastpg.testing.oracles import exact, rational_solve
 from fastpg.testing.strategies import mdp_and_policy
@@ -178,6 +179,14 @@ def test_a_fallback_takes_over_where_the_budget_ends(fallback, transposed):
 def test_a_solution_that_rounding_makes_worthless_is_refused():
     with pytest.raises(SolveError, match=r"error of up to"):
         Krylov().factorise(walk(200, 1 - 1e-13)).solve(np.arange(200.0))
+
+
+def test_a_time_to_the_end_that_is_not_verified_bounds_nothing(monkeypatch):
+    chain = chain_of([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 0.0]], 1.0)
+    monkeypatch.setattr(KrylovFactorisation, "_bicgstab", lambda self, x, r, goal, transposed, left: 0)
+    for transposed in SIDES:
+        bound = Krylov().factorise(chain).certificate(np.ones(3), np.ones(3), transposed=transposed)
+        assert bound.total == np.inf
 
 
 def test_a_discount_that_only_the_complement_tells_from_1_is_refused():
