@@ -8,6 +8,7 @@ from scipy import sparse
 
 from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, problems, uniform
 from fastpg.chain import induced_chain
+from fastpg.documents import solver_name
 from fastpg.kernels import sparse as kernels
 from fastpg.solvers import GTH, LU, Banded, Krylov, SparseLU, Substitution, banded, choose
 from fastpg.testing.oracles import exact, exact_discount, rational_solve
@@ -160,9 +161,10 @@ def test_structure_chooses_the_solver(chain, first, then):
 
 def test_a_slow_chain_falls_back_and_says_so():
     P = _grid(60)
-    mdp = MDP(P, np.arange(3600.0), 0.999)
+    mdp = MDP(P, np.cos(np.arange(3600.0) ** 2), 0.99999)
     ev = evaluate(mdp, uniform(mdp))
     assert ev.factors.fell_back
+    assert solver_name(ev) == "Krylov, then SparseLU"
     truth = evaluate(mdp, uniform(mdp), solver=SparseLU())
     np.testing.assert_array_equal(ev.value, truth.value)
     np.testing.assert_array_equal(ev.occupancy, truth.occupancy)
@@ -185,7 +187,11 @@ def test_sparse_kernels_compiled_equal_interpreted(S, seed):
         merged = np.zeros(P.nnz), np.zeros(P.nnz, np.int32), np.zeros(S + 1, np.int32)
         pi = np.full((S, 1), 0.5)
         run(kernels.induced_sparse_transition)(*rows, pi, np.full(S, -1, np.int32), *merged)
-        results.append((np.array(n), order, pivot, x, y, *merged))
+        moves = np.zeros(2, np.int64)
+        run(kernels.longest_moves)(P.indices, P.indptr, moves)
+        counts = np.zeros(S, np.int32)
+        run(kernels.count_columns)(P.indices, counts)
+        results.append((np.array(n), order, pivot, x, y, *merged, moves, counts))
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=8 * EPS)
     count, order = results[0][:2]

@@ -58,6 +58,22 @@ def acyclic_order(data, indices, first, arrivals, out):
 
 
 @kernel
+def count_columns(indices, out):
+    """out[k] += how many entries are stored in column k"""
+    for k in indices:
+        out[k] += 1
+
+
+@kernel
+def longest_moves(indices, first, out):
+    """out = 0, 0 becomes max s - k and max k - s over the stored entries (s,k)."""
+    for s in range(first.size - 1):
+        for j in range(first[s], first[s + 1]):
+            out[0] = max(out[0], s - indices[j])
+            out[1] = max(out[1], indices[j] - s)
+
+
+@kernel
 def pivots(data, indices, first, gamma, complement, out):
     """out[s] = 1 - gamma P(s,s) as (1 - gamma) + gamma sum_{k != s} P(s,k), which does not cancel; 1 for empty rows."""
     for s in range(out.size):

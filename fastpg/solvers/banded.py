@@ -10,6 +10,7 @@ from scipy.linalg.lapack import dgbtrf, dgbtrs
 
 from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument
+from fastpg.kernels import sparse as kernels
 from fastpg.solvers.lu import require_float_discount, singular
 from fastpg.validation import FloatArray
 
@@ -92,7 +93,9 @@ class BandedFactorisation:
 
 def own_band(P: sparse.csr_array) -> Band:
     """The band of the states' own order."""
-    return _band(P, None)
+    moves = np.zeros(2, np.int64)
+    kernels.longest_moves(P.indices, P.indptr, moves)
+    return Band(None, int(moves[0]), int(moves[1]))
 
 
 def narrowest(P: sparse.csr_array) -> Band:
@@ -100,13 +103,10 @@ def narrowest(P: sparse.csr_array) -> Band:
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
     order = reverse_cuthill_mckee(P, symmetric_mode=False)
-    return min(_band(P, None), _band(P, order), key=lambda band: band.work)
-
-
-def _band(P: sparse.csr_array, order: npt.NDArray[np.int32] | None) -> Band:
     row, column = _places(P, order)
     step = column - row
-    return Band(order, int(max(-step.min(initial=0), 0)), int(max(step.max(initial=0), 0)))
+    other = Band(order, int(-step.min(initial=0)), int(step.max(initial=0)))
+    return min(own_band(P), other, key=lambda band: band.work)
 
 
 def _places(P: sparse.csr_array, order: npt.NDArray[np.int32] | None) -> tuple[Any, Any]:
