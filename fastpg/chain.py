@@ -11,6 +11,7 @@ from scipy import sparse
 
 from fastpg.errors import SolveError
 from fastpg.kernels.evaluation import induced_transition, policy_average
+from fastpg.kernels.sparse import induced_sparse_transition
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
 from fastpg.validation import BoolArray, FloatArray, frozen
@@ -72,15 +73,17 @@ def induced_chain(mdp: MDP, policy: Policy) -> Chain:
 def state_transition(mdp: MDP, policy: Policy) -> Transition:
     """P_pi (S, S), rows of terminal states zero, stored as the model's transitions are."""
     pi = policy.probabilities
-    S, A = pi.shape
+    S = mdp.n_states
     if not sparse.issparse(mdp.transition):
         P = np.empty((S, S))
         induced_transition(mdp.transition, pi, P)
         return P
-    taken = np.flatnonzero(pi)
-    rows = np.concatenate(([0], np.cumsum(np.count_nonzero(pi, axis=1))))
-    average = sparse.csr_array((pi.ravel()[taken], taken, rows), shape=(S, S * A))
-    return sparse.csr_array(average @ mdp.transition)
+    P = mdp.transition
+    index = P.indices.dtype
+    data, indices, first = np.empty(P.nnz), np.empty(P.nnz, index), np.empty(S + 1, index)
+    induced_sparse_transition(P.data, P.indices, P.indptr, pi, np.full(S, -1, index), data, indices, first)
+    n = first[-1]
+    return sparse.csr_array((data[:n], indices[:n], first), shape=(S, S))
 
 
 def next_value(mdp: MDP, value: FloatArray) -> FloatArray:

@@ -14,6 +14,7 @@ from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.model import MDP
 from fastpg.problems import Grid
 from fastpg.sampling.tables import Horizon
+from fastpg.solvers.krylov import KrylovFactorisation
 from fastpg.validation import FloatArray
 
 Exact = Evaluation | FiniteHorizonEvaluation
@@ -173,7 +174,12 @@ def _model(mdp: MDP) -> Document:
 
 def solver_name(evaluation: Exact) -> str:
     """What solved for the values."""
-    return type(evaluation.solver).__name__ if isinstance(evaluation, Evaluation) else "backward recursion"
+    if not isinstance(evaluation, Evaluation):
+        return "backward recursion"
+    name, factors = type(evaluation.solver).__name__, evaluation.factors
+    if isinstance(factors, KrylovFactorisation) and factors.fell_back:
+        return f"{name}, then {type(factors.direct).__name__.removesuffix('Factorisation')}"
+    return name
 
 
 def length(gradient: FloatArray) -> float:

@@ -208,6 +208,8 @@ def _csr(name: str, value: Any) -> sparse.csr_array:
     if P.shape[1] == 0 or P.shape[0] == 0 or P.shape[0] % P.shape[1]:
         raise InvalidModel(f"sparse {name} must have shape (S*A, S) with S, A >= 1 but has shape {P.shape}")
     P.sum_duplicates()
+    if P.nnz < np.iinfo(np.int32).max:
+        P.indices, P.indptr = P.indices.astype(np.int32, copy=False), P.indptr.astype(np.int32, copy=False)
     return P
 
 
@@ -232,19 +234,29 @@ def _row_of(P: sparse.csr_array) -> npt.NDArray[np.intp]:
 
 
 def _sparse_law(P: sparse.csr_array, rows: BoolArray) -> sparse.csr_array:
-    """`P` without unread rows and stored zeros, checked and normalised."""
+    """`P` without unread rows and stored zeros, checked and normalised in place where it has none of either."""
+    S, A = rows.shape
+    if not (rows.all() and (P.data > 0).all() and np.isfinite(P.data).all()):
+        P = _checked_entries(P, rows)
+    total = (P @ np.ones(S)).reshape(S, A)
+    law("transition", np.where(rows, total, 0.0)[..., None], InvalidModel, rows)
+    scale = normaliser(total, S).ravel()
+    if (scale != 1).any():
+        P.data /= np.repeat(scale, np.diff(P.indptr))
+    return P
+
+
+def _checked_entries(P: sparse.csr_array, rows: BoolArray) -> sparse.csr_array:
+    """The entries of `P` that are read and not zero, all finite and positive."""
     S, A = rows.shape
     row = _row_of(P)
     read = rows.ravel()[row]
     _require_stored(np.isfinite(P.data) | ~read, "transition", "be finite", P, P.data, A)
     _require_stored(~(P.data < 0) | ~read, "transition", "not be negative", P, P.data, A)
     kept = read & (P.data > 0)
-    total = np.bincount(row[kept], P.data[kept], minlength=S * A).reshape(S, A)
-    law("transition", np.where(rows, total, 0.0)[..., None], InvalidModel, rows)
     lengths = np.bincount(row[kept], minlength=S * A)
     indptr = np.concatenate(([0], np.cumsum(lengths))).astype(P.indptr.dtype)
-    data = P.data[kept] / normaliser(total, S).ravel()[row[kept]]
-    return sparse.csr_array((data, P.indices[kept], indptr), shape=P.shape)
+    return sparse.csr_array((P.data[kept], P.indices[kept], indptr), shape=P.shape)
 
 
 def _complement(discount: float, given: float | None) -> float:

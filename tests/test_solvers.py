@@ -7,12 +7,12 @@ from scipy import sparse
 
 from fastpg import MDP, SoftmaxPolicy, SolveError, evaluate, problems, uniform
 from fastpg.chain import induced_chain
-from fastpg.solvers import GTH, LU, SparseLU, choose
+from fastpg.solvers import GTH, LU, Banded, SparseLU, choose
 from fastpg.testing.assertions import assert_within, conditioning, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_transition
 from fastpg.testing.strategies import mdp_and_policy
 
-BACKWARD_STABLE = [LU(), SparseLU()]
+BACKWARD_STABLE = [LU(), SparseLU(), Banded()]
 SOLVERS = [*BACKWARD_STABLE, GTH()]
 
 
@@ -61,12 +61,12 @@ def test_any_solver_serves_either_storage(case):
 def test_storage_chooses_the_solver():
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.9)
     assert isinstance(choose(induced_chain(mdp, uniform(mdp))), LU)
-    assert isinstance(choose(induced_chain(as_sparse(mdp), uniform(mdp))), SparseLU)
+    assert isinstance(choose(induced_chain(as_sparse(mdp), uniform(mdp))), Banded)
     assert isinstance(evaluate(mdp, uniform(mdp), solver=SparseLU()).solver, SparseLU)
 
 
 @pytest.mark.parametrize("storage", [as_dense, as_sparse])
-@pytest.mark.parametrize("solver", BACKWARD_STABLE, ids=["lu", "sparse_lu"])
+@pytest.mark.parametrize("solver", BACKWARD_STABLE, ids=["lu", "sparse_lu", "banded"])
 def test_a_system_that_float64_cannot_tell_from_singular_is_refused(solver, storage):
     # The chance of ending, 1e-20, is lost beside the chance of staying.
     mdp = storage(MDP([[[1.0, 1e-20]], [[0.0, 0.0]]], [1.0, 0.0], 1, terminal=[False, True]))
@@ -74,7 +74,7 @@ def test_a_system_that_float64_cannot_tell_from_singular_is_refused(solver, stor
         evaluate(mdp, uniform(mdp), solver=solver)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["lu", "sparse_lu", "gth"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=["lu", "sparse_lu", "banded", "gth"])
 def test_the_factors_do_not_touch_the_chain(solver):
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.9)
     for model in (mdp, as_sparse(mdp)):
@@ -98,7 +98,7 @@ def test_dense_chains_near_discount_1_are_solved_without_subtraction(complement)
     assert isinstance(evaluate(mdp.discounted(0.999), SoftmaxPolicy.random(mdp, rng=0)).solver, LU)
 
 
-@pytest.mark.parametrize("solver", [LU(), SparseLU()])
+@pytest.mark.parametrize("solver", BACKWARD_STABLE)
 def test_a_solve_that_has_lost_its_digits_is_refused(solver):
     mdp = problems.random_mdp(4, 2, rng=0, discount=1 - 1e-14)
     message = r"loses too many digits at 1 - discount = 9.99201e-15: the visitation sums to .* and not to 1; use"

@@ -10,8 +10,15 @@ from fastpg.validation import FloatArray
 
 # Discounts nearer to 1 than this, and 1 itself, cost LU more than four of its digits.
 NEAR_ONE = 1e-4
-# Sparse chains of so few states are solved densely where that is more accurate.
-DENSE_ANYWAY = 1000
+# Sparse chains of so few states are solved to the last digits, which takes 10 ms or less.
+SMALL = 1000
+# A band of so many diagonals to either side is factorised at once: for w = 20 and 10^5 states banded LU took 0.2 s, as
+# 200 products do, and no chain that moves so little mixes soon.
+LOCAL = 20
+# Well-mixing chains need 20 to 200 products: Garnets with 20 successors 27 at discount 0.9 and 35 at 0.999, with 2
+# successors 173 at 0.99, a grid 109 at 0.9. At 0.999 grids need 2000, which sparse LU beats 3 times; so many products
+# are lost there, a quarter of its time.
+FIRST_PRODUCTS = 250
 
 
 class Factorisation(Protocol):
@@ -32,21 +39,56 @@ class Solver(Protocol):
 
 
 def choose(chain: Chain) -> Solver:
-    """The solver for a chain: sparse LU where the model is sparse, dense LU otherwise, GTH near discount 1.
+    """The solver for a chain, by storage, discount, size and structure.
+
+    ================================================  =====================================================
+    dense, or sparse with up to 1000 states           GTH within 1e-4 of discount 1
+    dense                                             LU
+    sparse, without cycles                            Substitution
+    sparse, up to 1000 states                         Banded, SparseLU or LU, by structure (see `Direct`)
+    sparse, all moves within 20 states                Banded
+    other sparse chains                               Krylov, after 250 products the solver that `Direct` is
+    ================================================  =====================================================
 
     The relative error of LU grows like eps / (1 - discount): 6e-11 was seen at 1e-6, 2e-3 at 1e-14. GTH has none of
-    it and is dense, so that larger sparse chains stay with sparse LU and are checked (see `Evaluation`). Where the
-    discount is 1.0 in floats and its complement is not 0, GTH is the only one to read the complement.
+    it and is dense, so that larger sparse chains have other solvers and are checked (see `Evaluation`). Where the
+    discount is 1.0 in floats and its complement is not 0, only GTH and Substitution read the complement.
     """
-    dense = not chain.is_sparse or chain.n_states <= DENSE_ANYWAY
-    if chain.rounds_to_undiscounted or (dense and chain.discount_complement < NEAR_ONE):
+    small = chain.n_states <= SMALL
+    if chain.discount_complement < NEAR_ONE and (small or not chain.is_sparse):
         return GTH()
-    return SparseLU() if chain.is_sparse else LU()
+    if not chain.is_sparse:
+        return LU()
+    if acyclic_order(compressed(chain)).size == chain.n_states:
+        return Substitution()
+    if chain.rounds_to_undiscounted:
+        return GTH()
+    if small:
+        return Direct().choose(chain)
+    band = own_band(chain.transition)
+    return Banded() if max(band.lower, band.upper) <= LOCAL else Krylov(products=FIRST_PRODUCTS, fallback=Direct())
 
 
+from fastpg.solvers.banded import Banded, own_band  # noqa: E402
 from fastpg.solvers.differences import Estimate, KnowsDifferences  # noqa: E402
+from fastpg.solvers.direct import Direct  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
+from fastpg.solvers.krylov import Krylov  # noqa: E402
 from fastpg.solvers.lu import LU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
+from fastpg.solvers.substitution import Substitution, acyclic_order, compressed  # noqa: E402
 
-__all__ = ["GTH", "LU", "Estimate", "Factorisation", "KnowsDifferences", "Solver", "SparseLU", "choose"]
+__all__ = [
+    "GTH",
+    "LU",
+    "Banded",
+    "Direct",
+    "Estimate",
+    "Factorisation",
+    "KnowsDifferences",
+    "Krylov",
+    "Solver",
+    "SparseLU",
+    "Substitution",
+    "choose",
+]

@@ -1,0 +1,288 @@
+"""BiCGSTAB that stops on a bound of its error and hands over to a direct solver where its budget ends."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import frexp, isfinite
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from fastpg.chain import Chain
+from fastpg.errors import SolveError
+from fastpg.kernels import krylov as kernels
+from fastpg.kernels.sparse import count_columns
+from fastpg.solvers.columns import by_columns
+from fastpg.solvers.lu import require_float_discount
+from fastpg.validation import FloatArray, frozen, positive_integer, real_between
+
+if TYPE_CHECKING:
+    from fastpg.solvers import Factorisation, Solver
+
+UNIT = 2.0**-53
+# Bounds are sums of floats, computed with a relative error far below this.
+UP = 1.001
+# A solution of which no more than this is certain, relative to its size, is refused.
+WORTHLESS = 1e-6
+# Below this 1 - discount the time to the end is computed where the process can end.
+SLOW = 1e-3
+# Rounding of the recursive residual in one iteration, relative to the first: a slow chain let it fall by 1e-12 in 1300
+# iterations and no further, and then it grew.
+DRIFT = 2e-15
+# Products of an iteration of BiCGSTAB and of the check after it.
+CYCLE = 3
+# So many restarts that do not halve the residual are the end of it.
+UNLUCKY = 3
+
+
+@dataclass(frozen=True)
+class Krylov:
+    """Iteration with products by P_pi: as fast as the chain mixes, whatever the number of states; stores no factors.
+
+    An iterate x is a solution only when its own residual rho = b - (I - discount P_pi) x, computed anew, proves it:
+
+        max |x - exact|  <= max |rho| / (1 - discount)           of (I - discount P_pi)   x = b
+        sum |x - exact|  <= sum |rho| / (1 - discount)           of (I - discount P_pi)^T x = b
+
+    is at most `tolerance` times the largest |x|, or the sum of |x|, or else as small as the rounding of rho lets it
+    be. Where the process can end, at discount 1 or nearly, t = D 1 takes the place of 1 / (1 - discount), its image
+    (I - discount P_pi) t > 0 being verified. After `products` of P_pi with a vector `fallback` takes over; without
+    one it is a SolveError.
+
+    Source: van der Vorst (1992) for BiCGSTAB, here with a random shadow residual: the usual one, b, breaks down on
+    the transposed system from a uniform start, where it spans an invariant subspace.
+    """
+
+    tolerance: float = 1e-12
+    products: int = 10_000
+    fallback: "Solver | None" = None
+
+    def __post_init__(self) -> None:
+        real_between("tolerance", self.tolerance, 0.0, 1.0)
+        positive_integer("products", self.products)
+
+    def factorise(self, chain: Chain) -> "KrylovFactorisation":
+        """Nothing is factorised yet."""
+        require_float_discount(chain)
+        return KrylovFactorisation(chain, self)
+
+
+class Majorant(NamedTuple):
+    """t > 0 with (I - discount P_pi) t >= w > 0."""
+
+    t: FloatArray
+    w: FloatArray
+
+
+class Bound(NamedTuple):
+    """Bounds on the error of a solution: what its residual says, what the rounding of the residual adds, its size."""
+
+    residual: float
+    rounding: float
+    size: float
+
+    @property
+    def total(self) -> float:
+        """On the largest error of x, or for the transposed system on the sum of all errors."""
+        return UP * (self.residual + self.rounding)
+
+    @property
+    def relative(self) -> float:
+        """The same as a share of the largest entry, or of the sum of all."""
+        return self.total / self.size if self.size else np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class KrylovFactorisation:
+    """A chain, and a direct factorisation once the iteration was too slow."""
+
+    chain: Chain
+    solver: Krylov
+
+    @cached_property
+    def direct(self) -> "Factorisation":
+        """What the fallback makes of the chain."""
+        assert self.solver.fallback is not None
+        return self.solver.fallback.factorise(self.chain)
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether the budget was not enough for some right side."""
+        return "direct" in self.__dict__
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        """x with (I - discount P_pi) x = b."""
+        return by_columns(lambda b: self._solve(b, transposed=False), b)
+
+    def solve_transposed(self, b: FloatArray) -> FloatArray:
+        """x with (I - discount P_pi)^T x = b."""
+        return by_columns(lambda b: self._solve(b, transposed=True), b)
+
+    def _solve(self, b: FloatArray, *, transposed: bool) -> FloatArray:
+        if self.fell_back:
+            return self.direct.solve_transposed(b) if transposed else self.direct.solve(b)
+        largest = float(np.abs(b).max())
+        if largest == 0 or not isfinite(largest):
+            return b * 1.0
+        unit = 2.0 ** (frexp(largest)[1] - 1)  # squares of very large numbers overflow
+        x, bound, products = self._iterate(b / unit, transposed)
+        if bound.relative <= WORTHLESS and self._enough(bound):
+            return x * unit
+        if self.solver.fallback is None:
+            raise SolveError(
+                f"BiCGSTAB has an error of up to {bound.relative:.2g} of the solution's size after "
+                f"{products} products at discount {self.chain.discount!r} with {self.chain.n_states} states; give "
+                "solvers.Krylov more products, or use a direct solver or a smaller discount"
+            )
+        return self.direct.solve_transposed(b) if transposed else self.direct.solve(b)
+
+    def _enough(self, bound: Bound) -> bool:
+        return bound.residual <= max(self.solver.tolerance * bound.size, bound.rounding)
+
+    def product(self, x: FloatArray, *, transposed: bool = False) -> FloatArray:
+        """(I - discount P_pi) x or its transpose."""
+        P = self.chain.transition
+        y: FloatArray = (P.T if transposed else P) @ x
+        y *= -self.chain.discount
+        y += x
+        return y
+
+    @cached_property
+    def _image(self) -> FloatArray:
+        """(I - discount P_pi) 1: the chance to end, discounting included."""
+        return frozen(self.product(np.ones(self.chain.n_states)))
+
+    @cached_property
+    def _roundings(self) -> float:
+        """How many roundings the residual of a state can have."""
+        P = self.chain.transition
+        terms = int(np.diff(P.indptr).max(initial=0)) if sparse.issparse(P) else self.chain.n_states
+        return (terms + 8) * UNIT
+
+    @cached_property
+    def _transposed_roundings(self) -> float:
+        """The same for the transposed system."""
+        P, entries = self.chain.transition, np.zeros(self.chain.n_states, np.int32)
+        if sparse.issparse(P):
+            count_columns(P.indices, entries)
+        terms = int(entries.max()) if sparse.issparse(P) else entries.size
+        return (terms + 8) * UNIT
+
+    @cached_property
+    def _majorant(self) -> Majorant:
+        """1, whose image is at least 1 - discount, or the expected time to the end where that is far shorter."""
+        image, ones = self._image, np.ones(self.chain.n_states)
+        if image.min() < SLOW and image.max() > 0.5:
+            t = np.zeros(image.size)
+            for _ in range(UNLUCKY):
+                w = ones - self.product(t)
+                t += self._best_constant(w)
+                if np.abs(w).max() < 0.5:
+                    break
+                self._bicgstab(t, w, 0.2 / float(np.abs(w).max()), False, self.solver.products)
+            w = self.product(t) - self._roundings * (1.0 + 2.0 * np.abs(t).max())
+            if (t > 0).all() and (w > 0).all():
+                return Majorant(frozen(t), frozen(w))
+        return Majorant(frozen(ones), frozen(image - self._roundings))
+
+    def certificate(self, b: FloatArray, x: FloatArray, *, transposed: bool = False) -> Bound:
+        """Bounds on the error of x, whatever it comes from, as a solution for b, both (S,)."""
+        return self._bound(b, x, b - self.product(x, transposed=transposed), transposed)
+
+    def _bound(self, b: FloatArray, x: FloatArray, rho: FloatArray, transposed: bool, shift: float = 0.0) -> Bound:
+        """Bounds on the error of x from its residual rho: t max(|rho| / w), or for the transpose t |rho| / min(w).
+
+        `shift` was added to x, and its image taken from rho, after the product.
+        """
+        t, w = self._majorant
+        roundings = self._transposed_roundings if transposed else self._roundings
+        least = float(w.min())
+        if least <= 0:
+            return Bound(np.inf, np.inf, 1.0)
+        magnitude = np.abs(x)
+        if transposed:
+            rounding = roundings * (dot(np.abs(b), t) + 2.0 * dot(magnitude, t)) / least
+            return Bound(dot(np.abs(rho), t) / least, float(rounding), float(magnitude.sum()))
+        size, longest = float(magnitude.max()), float(t.max())
+        rounding = roundings * (float(np.abs(b).max()) + 2.0 * size + 4.0 * abs(shift)) * longest / least
+        return Bound(float((np.abs(rho) / w).max()) * longest, rounding, size)
+
+    def _best_constant(self, rho: FloatArray) -> float:
+        """The multiple of 1 that takes most from the residual rho, which it changes."""
+        shift = dot(self._image, rho) / dot(self._image, self._image)
+        rho -= shift * self._image
+        return shift
+
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def _iterate(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, Bound, int]:
+        """The best x with its bound and the products it took: BiCGSTAB from the last true residual until it holds."""
+        left, unlucky = self.solver.products, 0
+        x = self._first_guess(b, transposed)
+        best: tuple[FloatArray, Bound] | None = None
+        while True:
+            rho = b - self.product(x, transposed=transposed)
+            left -= 1
+            shift = 0.0 if transposed else self._best_constant(rho)
+            x += shift
+            bound = self._bound(b, x, rho, transposed, shift)
+            unlucky += best is not None and not bound.residual < 0.5 * best[1].residual
+            if best is None or bound.residual < best[1].residual:
+                best = x.copy(), bound
+            if self._enough(bound) or left < CYCLE or unlucky == UNLUCKY:
+                return *best, self.solver.products - left
+            # The recursive residual drifts from the true one: aim a little lower than needed.
+            need = 0.3 * max(self.solver.tolerance * bound.size, bound.rounding) / bound.residual
+            left = self._bicgstab(x, rho, need, transposed, left)
+
+    def _first_guess(self, b: FloatArray, transposed: bool) -> FloatArray:
+        """0, or for the transpose the multiple of b with the mass of the solution: (I - discount P_pi)1 . x = 1 . b."""
+        if not transposed:
+            return np.zeros(b.size)
+        flow = dot(self._image, b)
+        scale = float(b.sum()) / flow if flow else 0.0
+        return b * scale if isfinite(scale) else np.zeros(b.size)
+
+    def _bicgstab(self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int) -> int:
+        """Improve x, of residual r, in place until the norm of r is `goal` times what it was; the products left.
+
+        The constant is deflated from the untransposed system: I - discount P_pi maps it to `_image`, and the caller
+        finds it from the residual. For the transpose the first guess does that.
+        """
+        image = self._image
+        square = dot(image, image)
+
+        def product(y: FloatArray) -> FloatArray:
+            y = self.product(y, transposed=transposed)
+            return y if transposed else y - dot(image, y) / square * image
+
+        def norm(r: FloatArray) -> float:
+            return float(np.abs(r).sum() if transposed else np.abs(r).max())
+
+        first, drift = norm(r), 0.0
+        shadow = np.random.default_rng(left).standard_normal(r.size)
+        p, v = np.zeros(r.size), np.zeros(r.size)
+        rho, alpha, omega = 1.0, 1.0, 1.0
+        while left >= CYCLE:
+            last, rho = rho, dot(shadow, r)
+            kernels.search_direction(r, rho / last * alpha / omega, omega, v, p)
+            v = product(p)
+            left -= 2
+            alpha = rho / dot(shadow, v)
+            if not isfinite(alpha):
+                break
+            kernels.step(alpha, p, v, x, r)
+            t = product(r)
+            square_of_t = dot(t, t)
+            omega = dot(t, r) / square_of_t if square_of_t else 0.0
+            if not isfinite(omega):
+                break
+            kernels.step(omega, r, t, x, r)
+            drift += DRIFT
+            if norm(r) <= max(goal, drift) * first or omega == 0.0:
+                break
+        return left
+
+
+def dot(x: FloatArray, y: FloatArray) -> float:
+    """x . y on one thread: BLAS starts more, and where the cores are busy they took 20 times as long as they saved."""
+    return np.einsum("s,s->", x, y)[()]

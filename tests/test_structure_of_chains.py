@@ -1,0 +1,200 @@
+"""Solvers for chains of a structure, substitution and banded LU, and the choice among all."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, problems, uniform
+from fastpg.chain import induced_chain
+from fastpg.documents import solver_name
+from fastpg.kernels import sparse as kernels
+from fastpg.solvers import GTH, LU, Banded, Krylov, SparseLU, Substitution, banded, choose
+from fastpg.testing.oracles import exact, exact_discount, rational_solve
+
+EPS = np.finfo(float).eps
+
+
+def chain_of(P, discount, **options):
+    """The chain of a model with one action; states without a row have ended."""
+    P = sparse.csr_array(P)
+    ended = np.diff(P.indptr) == 0
+    mdp = MDP(P, np.where(ended, 0.0, 1.0), discount, terminal=ended, **options)
+    return induced_chain(mdp, uniform(mdp))
+
+
+@st.composite
+def acyclic(draw):
+    """A model with one action whose states lead to themselves and to others further on, in a shuffled order."""
+    S = draw(st.integers(1, 7))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    weight = np.triu(random.random((S, S)) * (random.random((S, S)) < 0.6))
+    weight[np.arange(S), np.arange(S)] *= random.choice([0.0, 1.0, 1e9], size=S)
+    weight[-1] = 0.0
+    weight[weight.sum(axis=1) == np.diagonal(weight)] = 0.0  # a state that only stays would go on for ever
+    law = weight / np.where(weight.sum(axis=1) > 0, weight.sum(axis=1), 1.0)[:, None]
+    places = random.permutation(S)
+    complement = draw(st.sampled_from([0.0, 1e-300, 1e-17, 1e-9, 0.1, 1.0]))
+    P = sparse.csr_array(law[places][:, places])
+    P.eliminate_zeros()
+    ended = np.diff(P.indptr) == 0
+    options = {"terminal": ended, "discount_complement": complement, "start": 0}
+    return MDP(P, np.where(ended, 0.0, 1.0), 1.0 - complement, **options)
+
+
+@given(acyclic())
+def test_substitution_has_a_small_relative_error_in_each_entry(mdp):
+    chain = induced_chain(mdp, uniform(mdp))
+    assert isinstance(choose(chain), Substitution) or chain.discount_complement < 1e-4
+    P = exact(mdp.transition.toarray())
+    total = P.sum(axis=1)
+    total[total == 0] += 1
+    system = exact(np.eye(mdp.n_states)) - exact_discount(mdp) * P / total[:, None]
+    factors = Substitution().factorise(chain)
+    for b in np.eye(mdp.n_states):
+        for x, matrix in ((factors.solve(b), system), (factors.solve_transposed(b), system.T)):
+            expected = rational_solve(matrix, exact(b)).astype(float)
+            np.testing.assert_allclose(x, expected, rtol=64 * EPS, atol=0)
+    both = np.stack([np.ones(mdp.n_states), np.arange(mdp.n_states)], axis=1)
+    np.testing.assert_array_equal(factors.solve(both)[:, 1], factors.solve(both[:, 1]))
+    np.testing.assert_array_equal(factors.solve_transposed(both)[:, 0], factors.solve_transposed(both[:, 0]))
+
+
+def test_substitution_refuses_cycles():
+    message = "takes chains without cycles but 3 of 4 states lie on a cycle or behind one"
+    P = np.eye(4)[[1, 2, 1, 3]] * 0.5 + np.eye(4)[[1, 2, 3, 3]] * 0.5
+    with pytest.raises(InvalidArgument, match=message):
+        Substitution().factorise(chain_of(P, 0.9))
+
+
+def test_substitution_refuses_a_chance_to_end_that_underflows():
+    mdp = MDP([[[1.0, 1e-320]], [[0.0, 0.0]]], [1.0, 0.0], 1.0, terminal=[False, True])
+    with pytest.raises(SolveError, match=r"overflows float64|singular"):
+        evaluate(mdp, uniform(mdp), solver=Substitution())
+
+
+def test_a_zero_that_is_stored_is_no_transition():
+    P = sparse.csr_array((np.array([1.0, 0.0, 1.0]), np.array([1, 0, 2]), np.array([0, 1, 3, 3])), shape=(3, 3))
+    chain = chain_of(P, 0.5)
+    zero = sparse.csr_array((np.array([1.0, 0.0, 1.0]), np.array([1, 0, 2]), np.array([0, 1, 3, 3])), shape=(3, 3))
+    assert isinstance(choose(type(chain)(zero, chain.reward, 0.5, 0.5, chain.undefined)), Substitution)
+
+
+@given(st.integers(1, 30), st.integers(0, 4), st.booleans(), st.integers(0, 2**32 - 1))
+def test_banded_agrees_with_dense_lu(S, w, shuffled, seed):
+    random = np.random.default_rng(seed)
+    near = np.abs(np.subtract.outer(np.arange(S), np.arange(S) + random.integers(-1, 2))) <= w
+    weight = np.where(near, random.random((S, S)), 0.0)
+    order = random.permutation(S) if shuffled else np.arange(S)
+    weight = weight[order][:, order]
+    total = weight.sum(axis=1)
+    chain = chain_of(weight / np.where(total > 0, total, 1.0)[:, None], 0.99, start=0)
+    factors, dense = Banded().factorise(chain), LU().factorise(chain)
+    for b in (random.standard_normal(S), random.standard_normal((S, 3))):
+        for x, y in (
+            (factors.solve(b), dense.solve(b)),
+            (factors.solve_transposed(b), dense.solve_transposed(b)),
+        ):
+            np.testing.assert_allclose(x, y, atol=1e-11, rtol=0)
+
+
+def test_a_shuffled_walk_has_a_narrow_band():
+    walk = _walk(500)
+    order = np.random.default_rng(0).permutation(500)
+    assert banded.own_band(walk)[1:] == (499, 499)  # the ring closes
+    assert max(banded.narrowest(walk[order][:, order])[1:]) == 2
+
+
+def test_bands_that_take_too_much_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(banded, "MEMORY", 2**20)
+    chain = induced_chain(*_garnet(400))
+    with pytest.raises(
+        InvalidArgument, match=r"takes factors of up to 1 MiB but a band of \d+ \+ \d+ diagonals over 400"
+    ):
+        Banded().factorise(chain)
+
+
+def _walk(S):
+    s = np.arange(S)
+    ahead = sparse.csr_array((np.ones(S), (s, (s + 1) % S)), shape=(S, S))
+    return sparse.csr_array((ahead + ahead.T) / 2)
+
+
+def _garnet(S, discount=0.9):
+    mdp = problems.garnet(S, 2, 5, rng=0, sparse=True, discount=discount)
+    return mdp, SoftmaxPolicy.random(mdp, rng=1)
+
+
+def _line(S):
+    return sparse.csr_array((np.ones(S - 1), (np.arange(S - 1), np.arange(1, S))), shape=(S, S))
+
+
+def _grid(n):
+    """A random walk on n x n cells."""
+    walk = sparse.diags_array([np.ones(n - 1), np.ones(n - 1)], offsets=[-1, 1], shape=(n, n))
+    edges = sparse.csr_array(sparse.kronsum(walk, walk))
+    return sparse.csr_array(edges / edges.sum(axis=1)[:, None])
+
+
+CHOICES = [
+    (chain_of(_line(10), 0.9), Substitution, Substitution),
+    (chain_of(_line(3000), 1.0), Substitution, Substitution),
+    (chain_of(_walk(600), 0.9), Banded, Banded),
+    (chain_of(_walk(600), 1 - 1e-6), GTH, GTH),
+    (induced_chain(*_garnet(600)), LU, LU),
+    (chain_of(_grid(25), 0.9), Banded, Banded),
+    (induced_chain(*_garnet(1200)), Krylov, LU),
+    (induced_chain(*_garnet(3500)), Krylov, Krylov),
+    (chain_of(_walk(3000), 0.9), Krylov, Banded),
+    (chain_of(_grid(60), 0.9), Krylov, SparseLU),
+]
+
+
+@pytest.mark.parametrize(("chain", "first", "then"), CHOICES, ids=lambda x: x.__name__ if isinstance(x, type) else None)
+def test_structure_chooses_the_solver(chain, first, then):
+    solver = choose(chain)
+    assert type(solver) is first
+    if first is Krylov:
+        assert type(solver.fallback.choose(chain)) is then
+
+
+def test_a_slow_chain_falls_back_and_says_so():
+    P = _grid(60)
+    mdp = MDP(P, np.cos(np.arange(3600.0) ** 2), 0.99999)
+    ev = evaluate(mdp, uniform(mdp))
+    assert ev.factors.fell_back
+    assert solver_name(ev) == "Krylov, then SparseLU"
+    truth = evaluate(mdp, uniform(mdp), solver=SparseLU())
+    np.testing.assert_array_equal(ev.value, truth.value)
+    np.testing.assert_array_equal(ev.occupancy, truth.occupancy)
+
+
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_sparse_kernels_compiled_equal_interpreted(S, seed):
+    random = np.random.default_rng(seed)
+    P = sparse.csr_array(random.random((S, S)) * (random.random((S, S)) < 0.5))
+    row = np.repeat(np.arange(S), np.diff(P.indptr))
+    P.data[P.indices < row] = 0.0  # stored, but not transitions
+    rows, results = (P.data, P.indices, P.indptr), []
+    for run in (lambda kernel: kernel, lambda kernel: kernel.py_func):
+        order, pivot, x = np.full(S, -1, np.int32), np.empty(S), np.zeros(S)
+        n = run(kernels.acyclic_order)(*rows, np.zeros(S, np.int32), order)
+        run(kernels.pivots)(*rows, 0.9, 0.1, pivot)
+        run(kernels.substitute)(*rows, 0.9, pivot, order[:n], np.arange(S) + 1.0, x)
+        y = x.copy()
+        run(kernels.substitute_transposed)(*rows, 0.9, pivot, order[:n], y)
+        merged = np.zeros(P.nnz), np.zeros(P.nnz, np.int32), np.zeros(S + 1, np.int32)
+        pi = np.full((S, 1), 0.5)
+        run(kernels.induced_sparse_transition)(*rows, pi, np.full(S, -1, np.int32), *merged)
+        moves = np.zeros(2, np.int64)
+        run(kernels.longest_moves)(P.indices, P.indptr, moves)
+        counts = np.zeros(S, np.int32)
+        run(kernels.count_columns)(P.indices, counts)
+        results.append((np.array(n), order, pivot, x, y, *merged, moves, counts))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=8 * EPS)
+    count, order = results[0][:2]
+    assert count == S
+    ahead = (P.data > 0) & (row != P.indices)
+    assert (np.argsort(order)[row[ahead]] < np.argsort(order)[P.indices[ahead]]).all()
