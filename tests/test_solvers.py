@@ -7,13 +7,13 @@ from scipy import sparse
 
 from fastpg import MDP, SoftmaxPolicy, SolveError, evaluate, problems, uniform
 from fastpg.chain import induced_chain
-from fastpg.solvers import GTH, LU, Banded, SparseLU, choose
+from fastpg.solvers import GTH, LU, Banded, Bordered, SparseLU, choose
 from fastpg.testing.assertions import assert_within, conditioning, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_transition
 from fastpg.testing.strategies import mdp_and_policy
 
 BACKWARD_STABLE = [LU(), SparseLU(), Banded()]
-SOLVERS = [*BACKWARD_STABLE, GTH()]
+SOLVERS = [*BACKWARD_STABLE, GTH(), Bordered()]
 
 
 def assert_solves(chain, P, bound):
@@ -74,7 +74,7 @@ def test_a_system_that_float64_cannot_tell_from_singular_is_refused(solver, stor
         evaluate(mdp, uniform(mdp), solver=solver)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["lu", "sparse_lu", "banded", "gth"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=["lu", "sparse_lu", "banded", "gth", "bordered"])
 def test_the_factors_do_not_touch_the_chain(solver):
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.9)
     for model in (mdp, as_sparse(mdp)):

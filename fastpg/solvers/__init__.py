@@ -70,6 +70,7 @@ def choose(chain: Chain) -> Solver:
 
 
 from fastpg.solvers.banded import Banded, own_band  # noqa: E402
+from fastpg.solvers.bordered import Bordered  # noqa: E402
 from fastpg.solvers.differences import Estimate, KnowsDifferences  # noqa: E402
 from fastpg.solvers.direct import Direct  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
@@ -82,6 +83,7 @@ __all__ = [
     "GTH",
     "LU",
     "Banded",
+    "Bordered",
     "Direct",
     "Estimate",
     "Factorisation",
