@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from bench.cases import gradient_cases, sampling_cases, solver_cases, start_up
 from bench.harness import machine, measured
@@ -15,13 +16,18 @@ def main() -> None:
     path = parser.parse_args().json
     cases = gradient_cases() + solver_cases() + sampling_cases()
     results = [measured(case) for case in cases] + [start_up()]
+    show(results)
+    if path:
+        path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Print the figures."""
     for result in results:
         print(f"\n{result['case']}, median of {result['repeats']}")
         for name, seconds in result["warm"].items():
             first = result["first"].get(name)
             print(f"  {name:20} {_time(seconds):>10}" + (f"   first call {_time(first)}" if first else ""))
-    if path:
-        path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
 
 
 def _time(seconds: float) -> str:

@@ -189,9 +189,15 @@ def test_sparse_kernels_compiled_equal_interpreted(S, seed):
         run(kernels.induced_sparse_transition)(*rows, pi, np.full(S, -1, np.int32), *merged)
         moves = np.zeros(2, np.int64)
         run(kernels.longest_moves)(P.indices, P.indptr, moves)
+        after, before = np.empty((2, S))
+        unsigned = P.data, P.indices.view(np.uint32), P.indptr.view(np.uint32)
+        run(kernels.resolvent_product)(*unsigned, 0.9, x, after)
+        run(kernels.resolvent_product_transposed)(*unsigned, 0.9, x, before)
+        np.testing.assert_allclose(after, x - 0.9 * P @ x, rtol=1e-12, atol=1e-13 * np.abs(x).max())
+        np.testing.assert_allclose(before, x - 0.9 * P.T @ x, rtol=1e-12, atol=1e-13 * np.abs(x).max())
         counts = np.zeros(S, np.int32)
-        run(kernels.count_columns)(P.indices, counts)
-        results.append((np.array(n), order, pivot, x, y, *merged, moves, counts))
+        run(kernels.count_columns)(unsigned[1], counts)
+        results.append((np.array(n), order, pivot, x, y, *merged, moves, counts, after, before))
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=8 * EPS)
     count, order = results[0][:2]

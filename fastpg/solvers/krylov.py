@@ -6,12 +6,13 @@ from math import frexp, isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.chain import Chain
 from fastpg.errors import SolveError
 from fastpg.kernels import krylov as kernels
-from fastpg.kernels.sparse import count_columns
+from fastpg.kernels.sparse import count_columns, resolvent_product, resolvent_product_transposed
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import require_float_discount
 from fastpg.validation import FloatArray, frozen, positive_integer, real_between
@@ -141,11 +142,19 @@ class KrylovFactorisation:
 
     def product(self, x: FloatArray, *, transposed: bool = False) -> FloatArray:
         """(I - discount P_pi) x or its transpose."""
+        chain, P = self.chain, self.chain.transition
+        if sparse.issparse(P):
+            y = np.empty(x.size)
+            product = resolvent_product_transposed if transposed else resolvent_product
+            product(*self._rows, chain.discount, frozen(x[:]), y)
+            return y
+        return x - chain.discount * ((P.T if transposed else P) @ x)
+
+    @cached_property
+    def _rows(self) -> tuple[FloatArray, npt.NDArray[np.unsignedinteger], npt.NDArray[np.unsignedinteger]]:
         P = self.chain.transition
-        y: FloatArray = (P.T if transposed else P) @ x
-        y *= -self.chain.discount
-        y += x
-        return y
+        unsigned = np.uint64 if P.indices.itemsize == 8 else np.uint32
+        return frozen(P.data[:]), frozen(P.indices.view(unsigned)), frozen(P.indptr.view(unsigned))
 
     @cached_property
     def _image(self) -> FloatArray:
@@ -164,7 +173,7 @@ class KrylovFactorisation:
         """The same for the transposed system."""
         P, entries = self.chain.transition, np.zeros(self.chain.n_states, np.int32)
         if sparse.issparse(P):
-            count_columns(P.indices, entries)
+            count_columns(self._rows[1], entries)
         terms = int(entries.max()) if sparse.issparse(P) else entries.size
         return (terms + 8) * UNIT
 
@@ -253,7 +262,9 @@ class KrylovFactorisation:
 
         def product(y: FloatArray) -> FloatArray:
             y = self.product(y, transposed=transposed)
-            return y if transposed else y - dot(image, y) / square * image
+            if not transposed:
+                y -= dot(image, y) / square * image
+            return y
 
         def norm(r: FloatArray) -> float:
             return float(np.abs(r).sum() if transposed else np.abs(r).max())
