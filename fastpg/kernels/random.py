@@ -28,12 +28,18 @@ def high_word(x, y):
 
 
 @kernel
+def philox_round(c0, c1, c2, c3, k0, k1):
+    """One of the ten rounds of `philox`"""
+    high0, low0 = high_word(MULTIPLIERS[0], c0), MULTIPLIERS[0] * c0
+    high1, low1 = high_word(MULTIPLIERS[1], c2), MULTIPLIERS[1] * c2
+    return high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+
+
+@kernel
 def philox(c0, c1, c2, c3, k0, k1):
     """Four words for a counter of four and a key of two: Philox4x64-10"""
     for _ in range(ROUNDS):
-        high0, low0 = high_word(MULTIPLIERS[0], c0), MULTIPLIERS[0] * c0
-        high1, low1 = high_word(MULTIPLIERS[1], c2), MULTIPLIERS[1] * c2
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        c0, c1, c2, c3 = philox_round(c0, c1, c2, c3, k0, k1)
         k0 += WEYL[0]
         k1 += WEYL[1]
     return c0, c1, c2, c3
@@ -44,6 +50,19 @@ def stream(key, i):
     """The state of stream i under `key` (2,)"""
     zero = np.uint64(0)
     return philox(np.uint64(i), zero, zero, zero, key[0], key[1])
+
+
+@kernel
+def streams(key, first, s0, s1, s2, s3):
+    """`stream` first + j as s0[j], s1[j], s2[j], s3[j]. Its loops compile to vector instructions."""
+    k0, k1 = key
+    for j in range(s0.shape[0]):
+        s0[j], s1[j], s2[j], s3[j] = np.uint64(first + j), np.uint64(0), np.uint64(0), np.uint64(0)
+    for _ in range(ROUNDS):
+        for j in range(s0.shape[0]):
+            s0[j], s1[j], s2[j], s3[j] = philox_round(s0[j], s1[j], s2[j], s3[j], k0, k1)
+        k0 += WEYL[0]
+        k1 += WEYL[1]
 
 
 @kernel
@@ -64,3 +83,10 @@ def xoshiro(s0, s1, s2, s3):
     s2 ^= t
     s3 = rotated(s3, 45)
     return word, s0, s1, s2, s3
+
+
+@kernel
+def xoshiro_lanes(s0, s1, s2, s3, word):
+    """`xoshiro` of each lane in place: word[l] is its word. A loop that compiles to vector instructions."""
+    for lane in range(word.shape[0]):
+        word[lane], s0[lane], s1[lane], s2[lane], s3[lane] = xoshiro(s0[lane], s1[lane], s2[lane], s3[lane])

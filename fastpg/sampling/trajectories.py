@@ -58,25 +58,25 @@ def rollout(
     n = positive_integer("n", n)
     stop_rule = stopping(mdp, policy, horizon)
     key, table = philox_key(rng), outcome_table(mdp, policy)
+    by_slot, (reward,) = table.indexed(mdp, table.reward)
     pieces = [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
     lengths = np.empty(n, np.int64)
-    walk = (stop_rule.horizon, stop_rule.powers, table.offset, table.threshold, table.alias, table.successor)
+    law = (stop_rule.horizon, stop_rule.powers, *table.draws)
     if horizon == "geometric":
 
         def measure(piece: slice, stop: StopFlag) -> None:
-            kernels.trajectory_lengths(key, piece.start, *walk, stop, lengths[piece])
+            kernels.trajectory_lengths(key, piece.start, law, stop, lengths[piece])
 
         run(measure, pieces, threads)
         longest = int(lengths.max())
     else:
         longest = stop_rule.horizon
-    states = np.full((n, longest + 1), -1, np.int32)
-    actions = np.full((n, longest), -1, np.int32)
-    rewards = np.zeros((n, longest))
+    states, actions = np.empty((n, longest + 1), np.int32), np.empty((n, longest), np.int32)
+    rewards = np.empty((n, longest))
 
     def fill(piece: slice, stop: StopFlag) -> None:
         out = (states[piece], actions[piece], rewards[piece], lengths[piece])
-        kernels.trajectories(key, piece.start, *walk, table.action, table.reward, stop, *out)
+        kernels.trajectories(key, piece.start, law, mdp.n_actions, by_slot, reward, stop, *out)
 
     run(fill, pieces, threads)
     return Trajectories(frozen(states), frozen(actions), frozen(rewards), frozen(lengths))
