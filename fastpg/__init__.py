@@ -30,6 +30,7 @@ from fastpg.sampling import (
     Trajectories,
     estimate_gradient,
     rollout,
+    sample_returns,
 )
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "problems",
     "random",
     "rollout",
+    "sample_returns",
     "samples_needed",
     "uniform",
 ]

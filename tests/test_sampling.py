@@ -1,8 +1,6 @@
 """Trajectories and gradient estimates: reproducible, of the right law, and equal to what the trajectories say."""
 
 import threading
-from fractions import Fraction
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ from fastpg import (
     rollout,
 )
 from fastpg.kernels import sampling as kernels
-from fastpg.sampling.tables import outcome_table
 from fastpg.testing.models import as_sparse, dense_transition
 from fastpg.testing.strategies import mdp_and_policy
 
@@ -187,42 +184,6 @@ def test_geometric_lengths_have_their_law(discount):
 
     assert p_value(discount) > ALPHA
     assert p_value(discount - 0.01) < ALPHA
-
-
-def words_for(threshold, alias):
-    """How many of the 2^64 words draw each outcome of a state; `alias` counts from its first outcome."""
-    n = len(threshold)
-    count = [0] * n
-    for cell in range(n):
-        # The words x of a cell have cell 2^64 <= x n < (cell + 1) 2^64, its own part x n < cell 2^64 + threshold.
-        first, split, last = (-(-(cell * 2**64 + end) // n) for end in (0, int(threshold[cell]), 2**64))
-        count[cell] += split - first
-        count[alias[cell]] += last - split
-    return count
-
-
-def total_variation(words, weight):
-    """Between the law of counted words and exact weights."""
-    total = sum(map(Fraction, weight))
-    return sum(abs(Fraction(x, 2**64) - Fraction(w) / total) for x, w in zip(words, weight, strict=True)) / 2
-
-
-def test_words_draw_the_law_of_a_state_to_64_bits():
-    rng = np.random.default_rng(0)
-    transition = rng.dirichlet(np.full(50, 0.1), size=(50, 3))
-    transition[0, 0] = np.eye(50)[3]
-    mdp = MDP(transition, np.zeros(50), 0.9)
-    policy = SoftmaxPolicy(20 * rng.standard_normal((50, 3)))
-    table = outcome_table(mdp, policy)
-    wrong = 0
-    for first, last in pairwise(table.offset):
-        weight, threshold = table.probability[first:last], table.draws.record[first:last, 0]
-        alias = table.alias[first:last] - first
-        bound = Fraction(int(last - first) + 2, 2**64)
-        assert total_variation(words_for(threshold, alias), weight) <= bound
-        rounded = threshold & ~np.uint64(2**11 - 1)  # to 53 bits
-        wrong += total_variation(words_for(rounded, alias), weight) > bound
-    assert wrong > 25
 
 
 def test_the_geometric_draw_is_the_inverse_of_its_tail():

@@ -2,7 +2,7 @@
 
 from fastpg.sampling.estimate import GradientEstimate, estimate_gradient
 from fastpg.sampling.estimators import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
-from fastpg.sampling.trajectories import Trajectories, rollout
+from fastpg.sampling.trajectories import Trajectories, rollout, sample_returns
 
 __all__ = [
     "GAE",
@@ -15,4 +15,5 @@ __all__ = [
     "Trajectories",
     "estimate_gradient",
     "rollout",
+    "sample_returns",
 ]

@@ -88,7 +88,7 @@ def estimate_gradient(
     n = positive_integer("n", n)
     key, made = philox_key(rng), plan(mdp, policy, estimator, horizon)
     rule, table, terms, pi = made.stopping, made.table, made.terms, made.policy.probabilities
-    law = (rule.horizon, rule.powers, *table.draws)
+    law = rule.law(table)
     by_slot, worths = table.indexed(mdp, terms.credit, terms.signal, made.ratios)
     pool, weight = pooling = pooled(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling
     B = min(n, BLOCKS)

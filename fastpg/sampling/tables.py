@@ -15,6 +15,7 @@ from fastpg.validation import FloatArray, frozen, positive_integer
 
 IntArray = npt.NDArray[np.int64]
 Horizon = int | Literal["geometric"]
+Law = tuple[int, FloatArray, npt.NDArray[np.uint64], npt.NDArray[np.uint64], int]
 
 # Later than any trajectory ends, and a row of a log can be added to it.
 FOREVER = 2**61
@@ -111,6 +112,10 @@ class Stopping(NamedTuple):
     powers: FloatArray
     discounts: FloatArray
 
+    def law(self, table: OutcomeTable) -> Law:
+        """What the compiled loops call the law of a trajectory."""
+        return self.horizon, self.powers, *table.draws
+
 
 def stopping(mdp: MDP, policy: Policy, horizon: Horizon) -> Stopping:
     """Check `horizon`, a positive number of steps or "geometric".
@@ -135,7 +140,7 @@ def stopping(mdp: MDP, policy: Policy, horizon: Horizon) -> Stopping:
         while powers[-1] > 2.0**-54:
             powers.append(powers[-1] * powers[-1])
         return Stopping(FOREVER, frozen(np.array(powers)), undiscounted)
-    steps = positive_integer("horizon", horizon)
+    steps = min(positive_integer("horizon", horizon), FOREVER)
     return Stopping(steps, frozen(np.empty(0)), frozen(discount_powers(mdp.discount, steps)))
 
 
