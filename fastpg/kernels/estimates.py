@@ -13,19 +13,17 @@ def gradient_sums(
 ):  # fmt: skip
     """Sums over blocks of trajectories of X = sum_t w_t score(a_t|s_t); block b holds edges[b] .. edges[b+1]-1.
 
-    H_t = credit_t + decay H_{t+1};  w_t = discount^t (signal_t + decay H_{t+1} - baseline(s_t)), or, where `whole`,
-    w_t = sum_j discount^j credit_j - baseline(s_t). `credit`, `signal` and `ratio` have an entry for each slot where
-    `by_slot`, and for each s A + a otherwise. H is last(s) where the horizon cuts a trajectory off in s.
-    Unless `ratio` is empty, with rho_t = prod_{j <= t} ratio_j: H_t = ratio_t (credit_t + decay H_{t+1}), and the
-    weight w_t is multiplied by rho_t, or by rho of the last step where `whole`.
-
+    H_t = ratio_t (credit_t + decay H_{t+1}), from last(s_L) in the state s_L where a trajectory ends;
+    w_t = discount^t ratio_0 .. ratio_t (signal_t + decay H_{t+1} - baseline(s_t)), or, where `whole`,
+    w_t = ratio_0 .. ratio_{L-1} (sum_j discount^j credit_j - baseline(s_t)). An empty `ratio` is all 1.
+    `credit`, `signal` and `ratio` have an entry for each slot where `by_slot`, else for each s A + a.
     power_sums[s,p] gains the p-th moments of a block sum Y over its m trajectories, scaled to the size of one
     trajectory's: Y, Y^2/m, Y^3/m, Y^4/m^2; blocks[b] the pooled share Y/sqrt(m). Returns the number of steps.
     The score is linear, so a step adds to W[s,a] alone and a block is centred once: Y = W - pi sum_a W.
     """
     W = np.zeros(pi.shape)
     visited, visited_in = np.empty(pi.shape[0], np.int64), np.full(pi.shape[0], -1)
-    horizon, bits = law[0], U(law[-1])
+    bits = U(law[-1])
     mask, A = (ONE << bits) - ONE, U(pi.shape[1])
     done, end = edges[0], edges[-1]
     log, begin, column = workspace(end - done, 2 if by_slot else 1)
@@ -49,7 +47,7 @@ def gradient_sums(
                     if weighted:
                         product *= ratio[k]
                         rho[t] = product
-            ahead = last[codes[taken] & mask] if taken == horizon and codes[taken] < TERMINAL else 0.0
+            ahead = last[codes[taken] & mask]
             for t in range(taken - 1, -1, -1):
                 s, a = codes[t] & mask, (codes[t + 1] & ~TERMINAL) >> bits
                 k = U(slots[t + 1]) if by_slot else s * A + a
