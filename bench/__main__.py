@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.cases import gradient_cases, sampling_cases, solver_cases, start_up
 from bench.harness import machine, measured
+from bench.throughput import throughput_cases
 
 
 def main() -> None:
@@ -14,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     path = parser.parse_args().json
-    cases = gradient_cases() + solver_cases() + sampling_cases()
+    cases = gradient_cases() + solver_cases() + sampling_cases() + throughput_cases()
     results = [measured(case) for case in cases] + [start_up()]
     show(results)
     if path:
@@ -27,7 +28,8 @@ def show(results: list[dict[str, Any]]) -> None:
         print(f"\n{result['case']}, median of {result['repeats']}")
         for name, seconds in result["warm"].items():
             first = result["first"].get(name)
-            print(f"  {name:20} {_time(seconds):>10}" + (f"   first call {_time(first)}" if first else ""))
+            rate = f"   {result['steps'] / seconds / 1e6:5.0f} M steps/s" if result.get("steps") else ""
+            print(f"  {name:22} {_time(seconds):>10}{rate}" + (f"   first call {_time(first)}" if first else ""))
 
 
 def _time(seconds: float) -> str:

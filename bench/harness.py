@@ -13,12 +13,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Case:
-    """The same work by several contenders; each returns an array, and all must agree within `tolerance`."""
+    """The same work by several contenders; each returns an array, and all must agree within `tolerance`.
+
+    `steps`, where the work is that of taking steps, gives a rate.
+    """
 
     name: str
     contenders: dict[str, Callable[[], Any]]
     tolerance: float = 1e-10
     repeats: int = 30
+    steps: int = 0
 
 
 def measured(case: Case) -> dict[str, Any]:
@@ -45,6 +49,7 @@ def measured(case: Case) -> dict[str, Any]:
         "first": first,
         "warm": {name: statistics.median(times) for name, times in warm.items()},
         "repeats": case.repeats,
+        "steps": case.steps,
     }
 
 

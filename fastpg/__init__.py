@@ -31,6 +31,7 @@ from fastpg.sampling import (
     estimate_gradient,
     faults,
     rollout,
+    sample_returns,
 )
 from fastpg.structure import Structure, chain_structure
 
@@ -78,6 +79,7 @@ __all__ = [
     "random",
     "return_variance",
     "rollout",
+    "sample_returns",
     "samples_needed",
     "uniform",
 ]

@@ -27,15 +27,18 @@ def words(text):
 
 @pytest.mark.parametrize(("counter", "key", "expected"), PHILOX)
 def test_philox_gives_the_published_words(counter, key, expected):
-    assert list(kernels.philox(*words(counter), *words(key))) == words(expected)
+    state = [np.array([word]) for word in words(counter)]
+    kernels.philox(*state, *words(key))
+    assert np.concatenate(state).tolist() == words(expected)
 
 
-@pytest.mark.parametrize("i", [1, 2, 12345, 2**40])
-def test_stream_is_numpys_philox_at_that_counter(i):
-    key = np.array([2**63 + 5, 77], dtype=np.uint64)
-    # NumPy counts up before it draws.
-    theirs = np.random.Philox(counter=i - 1, key=key).random_raw(4)
-    assert np.array_equal(np.array(kernels.stream(key, i)), theirs)
+def test_streams_are_numpys_philox_at_their_counters():
+    key, state = np.array([2**63 + 5, 77], dtype=np.uint64), np.empty((4, 20), np.uint64)
+    for first in (1, 12345, 2**40):
+        kernels.streams(key, first, *state)
+        for j in range(20):
+            # NumPy counts up before it draws.
+            assert np.array_equal(state[:, j], np.random.Philox(counter=first + j - 1, key=key).random_raw(4))
 
 
 def test_xoshiro_gives_the_published_words():
@@ -66,12 +69,16 @@ def test_high_word_is_the_upper_half_of_the_product():
 
 
 def test_generators_agree_compiled_and_interpreted():
-    key = np.array([3, 4], dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        state = kernels.philox.py_func(np.uint64(9), *[np.uint64(0)] * 3, *key)
-        word, *_ = kernels.xoshiro.py_func(*state)
-    assert state == kernels.stream(key, 9)
-    assert word == kernels.xoshiro(*map(np.uint64, state))[0]
+    key, compiled, interpreted = np.array([3, 4], dtype=np.uint64), *np.zeros((2, 5, 7), np.uint64)
+    for state, philox, lanes in (
+        (compiled, kernels.philox, kernels.xoshiro_lanes),
+        (interpreted, kernels.philox.py_func, kernels.xoshiro_lanes.py_func),
+    ):
+        state[0] = range(7)
+        with np.errstate(over="ignore"):
+            philox(*state[:4], *key)
+            lanes(*state)
+    assert np.array_equal(compiled, interpreted)
 
 
 def test_a_seed_gives_one_key_and_a_generator_is_advanced():

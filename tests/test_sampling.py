@@ -21,7 +21,6 @@ from fastpg import (
     rollout,
 )
 from fastpg.kernels import sampling as kernels
-from fastpg.sampling.tables import outcome_table
 from fastpg.testing.models import as_sparse, dense_transition
 from fastpg.testing.strategies import mdp_and_policy
 
@@ -185,18 +184,6 @@ def test_geometric_lengths_have_their_law(discount):
 
     assert p_value(discount) > ALPHA
     assert p_value(discount - 0.01) < ALPHA
-
-
-def test_alias_tables_hold_the_law_exactly():
-    table = outcome_table(LAKE, RANDOM)
-    for s in range(LAKE.n_states + 1):
-        first, last = table.offset[s], table.offset[s + 1]
-        n = last - first
-        mass = np.zeros(n)
-        for k in range(first, last):
-            mass[k - first] += table.threshold[k] / n
-            mass[table.alias[k] - first] += (1 - table.threshold[k]) / n
-        assert np.allclose(mass, table.probability[first:last], rtol=0, atol=1e-15)
 
 
 def test_the_geometric_draw_is_the_inverse_of_its_tail():

@@ -1,7 +1,10 @@
 """Random words: Philox4x64-10 keys one xoshiro256++ stream for each trajectory.
 
 Philox is counter-based: the state of stream i is a function of (key, i) alone, so trajectory i does not depend on
-threads or chunks. Xoshiro is the faster of the two for the many words that follow.
+threads, chunks or lanes, and the states of different streams are as if drawn at random from 2^256: two streams of
+fewer than 2^40 words overlap with a probability of less than 2^-200. Xoshiro passes the batteries of Blackman & Vigna
+(2021) in all 64 bits and needs only additions, shifts and exclusive ors, which compile to vector instructions over
+lanes; a word from Philox itself costs about ten times as much.
 """
 
 import numpy as np
@@ -28,22 +31,29 @@ def high_word(x, y):
 
 
 @kernel
-def philox(c0, c1, c2, c3, k0, k1):
-    """Four words for a counter of four and a key of two: Philox4x64-10"""
-    for _ in range(ROUNDS):
-        high0, low0 = high_word(MULTIPLIERS[0], c0), MULTIPLIERS[0] * c0
-        high1, low1 = high_word(MULTIPLIERS[1], c2), MULTIPLIERS[1] * c2
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0 += WEYL[0]
-        k1 += WEYL[1]
-    return c0, c1, c2, c3
+def philox_round(c0, c1, c2, c3, k0, k1):
+    """One of the ten rounds of `philox`"""
+    high0, low0 = high_word(MULTIPLIERS[0], c0), MULTIPLIERS[0] * c0
+    high1, low1 = high_word(MULTIPLIERS[1], c2), MULTIPLIERS[1] * c2
+    return high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
 
 
 @kernel
-def stream(key, i):
-    """The state of stream i under `key` (2,)"""
-    zero = np.uint64(0)
-    return philox(np.uint64(i), zero, zero, zero, key[0], key[1])
+def philox(c0, c1, c2, c3, k0, k1):
+    """Philox4x64-10 in place: each counter (c0, c1, c2, c3)[j] becomes four words, under the key (k0, k1)"""
+    for _ in range(ROUNDS):
+        for j in range(c0.shape[0]):
+            c0[j], c1[j], c2[j], c3[j] = philox_round(c0[j], c1[j], c2[j], c3[j], k0, k1)
+        k0 += WEYL[0]
+        k1 += WEYL[1]
+
+
+@kernel
+def streams(key, first, s0, s1, s2, s3):
+    """The state of stream first + j under `key` (2,) as s0[j], s1[j], s2[j], s3[j]"""
+    for j in range(s0.shape[0]):
+        s0[j], s1[j], s2[j], s3[j] = np.uint64(first + j), np.uint64(0), np.uint64(0), np.uint64(0)
+    philox(s0, s1, s2, s3, key[0], key[1])
 
 
 @kernel
@@ -64,3 +74,10 @@ def xoshiro(s0, s1, s2, s3):
     s2 ^= t
     s3 = rotated(s3, 45)
     return word, s0, s1, s2, s3
+
+
+@kernel
+def xoshiro_lanes(s0, s1, s2, s3, word):
+    """`xoshiro` of each lane in place: word[l] is its word. A loop that compiles to vector instructions."""
+    for lane in range(word.shape[0]):
+        word[lane], s0[lane], s1[lane], s2[lane], s3[lane] = xoshiro(s0[lane], s1[lane], s2[lane], s3[lane])

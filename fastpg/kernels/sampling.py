@@ -1,57 +1,37 @@
-"""Trajectories from alias tables, and the sums of a sampled gradient.
+"""Trajectories, many at a time: each lane follows one, and all lanes take a step together.
 
 The outcomes of a state are its pairs (action, successor), k = offset[s] .. offset[s+1]-1; a terminal state has none.
-Segment S holds the first states. One 64-bit word draws one outcome.
+Segment S holds the first states. One 64-bit word draws one outcome by one read of `record`:
+
+    segment[s]     offset[s] and the number of outcomes n, 32 bits each
+    record[k]      the threshold of cell k, and the codes of outcome k and of its alias, 32 bits each
+    code           1 bit whether the successor is terminal, then the action, then `bits` bits the successor
+    slot           2 k for outcome k itself, 2 k + 1 for the alias of k
+
+A word x draws from cell floor(x n / 2^64), and its alias where x n mod 2^64 is not below the threshold. Each outcome
+of a cell is drawn by its share of the 2^64 words to within one word, so that with the error 2^-63 of the table the law
+of a step is right to (n + 2) 2^-64 in total variation.
+
+A log has a row for each step and a column for each lane: the codes drawn, and the slots where they are asked for.
 """
 
 import numpy as np
 
 from fastpg.kernels import kernel
-from fastpg.kernels.random import stream, xoshiro
+from fastpg.kernels.alias import HALF, LOW, multiply_high
+from fastpg.kernels.random import streams, xoshiro, xoshiro_lanes
 
 UNIT = 2.0**-53
+NEVER = 2**62
+U = np.uint64
+ZERO, ONE = U(0), U(1)
+TERMINAL = U(2**31)
 
-
-@kernel
-def alias_table(weight, offset, threshold, alias):
-    """Walker's alias table of each segment of `weight`, by Vose (1991); threshold and alias are filled."""
-    stack = np.empty(weight.shape[0], np.int64)
-    for segment in range(offset.shape[0] - 1):
-        first, last = offset[segment], offset[segment + 1]
-        total = 0.0
-        for k in range(first, last):
-            total += weight[k]
-        small, large = first, last
-        for k in range(first, last):
-            threshold[k] = weight[k] * (last - first) / total
-            alias[k] = k
-            if threshold[k] < 1.0:
-                stack[small] = k
-                small += 1
-            else:
-                large -= 1
-                stack[large] = k
-        while small > first and large < last:
-            poor, rich = stack[small - 1], stack[large]
-            small -= 1
-            alias[poor] = rich
-            threshold[rich] = (threshold[rich] + threshold[poor]) - 1.0
-            if threshold[rich] < 1.0:
-                large += 1
-                stack[small] = rich
-                small += 1
-        while small > first:  # only rounding leaves any: their share is full
-            small -= 1
-            threshold[stack[small]] = 1.0
-
-
-@kernel
-def drawn(word, first, last, threshold, alias):
-    """The outcome of first..last-1 that a word draws"""
-    x = (word >> np.uint64(11)) * UNIT * (last - first)
-    cell = int(x)
-    k = first + cell
-    return k if x - cell < threshold[k] else alias[k]
+LANES = 64
+ROWS = 2**14
+# Trajectories in a batch, and the number of steps after which a batch takes no more of them.
+BATCH = 4096
+SHORTEST = 256
 
 
 @kernel
@@ -67,145 +47,153 @@ def geometric_length(word, powers):
 
 
 @kernel
-def walk(key, i, horizon, powers, offset, threshold, alias, successor, states, outcomes):
-    """Trajectory i: fills states[0..L], outcomes[0..L-1] and returns its length L, or -1 where they are too short.
+def step(word, here, segment, record, mask, codes, slots):
+    """Each lane draws an outcome with its word and moves: returns whether one has arrived in a terminal state"""
+    arrived = ZERO
+    for lane in range(word.shape[0]):
+        outcomes = segment[here[lane]]
+        n = outcomes & LOW
+        k = (outcomes >> HALF) + multiply_high(word[lane], n)
+        own = word[lane] * n < record[k, 0]
+        both = record[k, 1]
+        code = both >> HALF if own else both & LOW
+        codes[lane] = code
+        slots[lane] = k + k + (ZERO if own else ONE)
+        here[lane] = code & mask
+        arrived |= code
+    return arrived >= TERMINAL
 
-    It ends after `horizon` steps, in a terminal state, or, where `powers` is not empty, after a geometric time.
+
+@kernel
+def walk(key, first, last, law, stop, recent, log, begin, column, length):
+    """Trajectories first, first + 1, .. below `last`, as many as are begun before row `recent` of the log.
+
+    Trajectory first + i is log[:, begin[i] .. begin[i] + length[i], column[i]], its first state before all else. It
+    ends after `horizon` steps, in a terminal state, or, where `powers` is not empty, after a geometric time.
+    Returns how many were walked, 0 where stopped, or -1 where the log is too short.
     """
-    s0, s1, s2, s3 = stream(key, i)
-    S = offset.shape[0] - 2
-    if powers.shape[0] > 0:
-        word, s0, s1, s2, s3 = xoshiro(s0, s1, s2, s3)
-        horizon = geometric_length(word, powers)
-    word, s0, s1, s2, s3 = xoshiro(s0, s1, s2, s3)
-    s = successor[drawn(word, offset[S], offset[S + 1], threshold, alias)]
-    states[0] = s
-    t = 0
-    while t < horizon and offset[s] < offset[s + 1]:
-        if t == outcomes.shape[0]:
+    horizon, powers, segment, record, bits = law
+    depth, rows, lanes = log.shape
+    s0, s1, s2, s3 = np.ones(lanes, U), np.ones(lanes, U), np.ones(lanes, U), np.ones(lanes, U)
+    n0, n1, n2, n3 = np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U)
+    word, here, unused = np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, np.uint32)
+    follows, until = np.full(lanes, -1), np.full(lanes, -1)
+    start, mask = U(segment.shape[0] - 1), (ONE << U(bits)) - ONE
+    most = min(last - first, begin.shape[0])
+    begun, active = 0, 0
+    row, earliest, arrived = -1, -1, False
+    while not stop[0]:
+        if arrived or row >= earliest:
+            earliest = NEVER
+            for lane in range(lanes):
+                if row >= until[lane] or log[0, row, lane] >= TERMINAL:
+                    if follows[lane] >= 0:
+                        length[follows[lane]] = row - begin[follows[lane]]
+                        active -= 1
+                    follows[lane], until[lane], here[lane] = -1, NEVER, start
+                    if begun < most and row < recent:
+                        j = begun % lanes
+                        if j == 0:
+                            streams(key, first + begun, n0, n1, n2, n3)
+                        w0, w1, w2, w3 = n0[j], n1[j], n2[j], n3[j]
+                        steps = horizon
+                        if powers.shape[0] > 0:
+                            w, w0, w1, w2, w3 = xoshiro(w0, w1, w2, w3)
+                            steps = geometric_length(w, powers)
+                        s0[lane], s1[lane], s2[lane], s3[lane] = w0, w1, w2, w3
+                        begin[begun], column[begun] = row + 1, lane
+                        follows[lane], until[lane] = begun, row + 1 + steps
+                        begun += 1
+                        active += 1
+                earliest = min(earliest, until[lane])
+            if active == 0:
+                return begun
+        row += 1
+        if row == rows:
             return -1
-        word, s0, s1, s2, s3 = xoshiro(s0, s1, s2, s3)
-        k = drawn(word, offset[s], offset[s + 1], threshold, alias)
-        s = successor[k]
-        outcomes[t] = k
-        t += 1
-        states[t] = s
-    return t
+        xoshiro_lanes(s0, s1, s2, s3, word)
+        arrived = step(word, here, segment, record, mask, log[0, row], log[1, row] if depth == 2 else unused)
+    return 0
 
 
 @kernel
-def walk_fully(key, i, horizon, powers, offset, threshold, alias, successor, states, outcomes):
-    """`walk` with buffers that grow: returns (states, outcomes, length)"""
-    length = walk(key, i, horizon, powers, offset, threshold, alias, successor, states, outcomes)
-    while length < 0:
-        capacity = 2 * outcomes.shape[0]
-        states = np.empty(capacity + 1, np.int64)
-        outcomes = np.empty(capacity, np.int64)
-        length = walk(key, i, horizon, powers, offset, threshold, alias, successor, states, outcomes)
-    return states, outcomes, length
+def workspace(count, depth):
+    """(log, begin, column) for `count` trajectories: LANES lanes or one for each; slots are kept where depth is 2"""
+    log = np.empty((depth, ROWS, max(1, min(count, LANES))), np.uint32)
+    return log, np.empty(BATCH, np.int64), np.empty(BATCH, np.int64)
 
 
 @kernel
-def trajectory_lengths(key, first, horizon, powers, offset, threshold, alias, successor, stop, lengths):
-    """lengths[i] = number of steps of trajectory first + i"""
-    states, outcomes = np.empty(65, np.int64), np.empty(64, np.int64)
-    for i in range(lengths.shape[0]):
-        if stop[0]:
-            return
-        states, outcomes, lengths[i] = walk_fully(
-            key, first + i, horizon, powers, offset, threshold, alias, successor, states, outcomes
-        )
+def walk_some(key, first, last, law, stop, recent, log, begin, column, length):
+    """`walk` with a log that suffices. Returns it, how many trajectories it holds, and the next value of `recent`.
 
-
-@kernel
-def trajectories(
-    key, first, horizon, powers, offset, threshold, alias, successor, action, reward, stop,
-    out_states, out_actions, out_rewards, out_lengths,
-):  # fmt: skip
-    """Row i of each output is trajectory first + i; what lies beyond its end is left as it was"""
-    capacity = out_actions.shape[1]
-    states, outcomes = np.empty(capacity + 1, np.int64), np.empty(capacity, np.int64)
-    for i in range(out_lengths.shape[0]):
-        if stop[0]:
-            return
-        length = walk(key, first + i, horizon, powers, offset, threshold, alias, successor, states, outcomes)
-        out_lengths[i] = length
-        out_states[i, 0] = states[0]
-        for t in range(length):
-            out_states[i, t + 1] = states[t + 1]
-            out_actions[i, t] = action[outcomes[t]]
-            out_rewards[i, t] = reward[outcomes[t]]
-
-
-@kernel
-def gradient_sums(
-    key, edges, horizon, powers, offset, threshold, alias, successor, action, pi,
-    credit, signal, baseline, ratio, last, discounts, decay, whole, pool, share, stop, power_sums, blocks,
-):  # fmt: skip
-    """Sums over blocks of trajectories of X = sum_t w_t score(a_t|s_t); block b holds edges[b] .. edges[b+1]-1.
-
-    H_t = ratio_t (credit_t + decay H_{t+1}) from `last` of the state where a horizon cuts the process;
-    w_t = discount^t ratio_0 .. ratio_t (signal_t + decay H_{t+1} - baseline(s_t)), or, where `whole`,
-    w_t = ratio_0 .. ratio_{L-1} (sum_j discount^j credit_j - baseline(s_t)). An empty `ratio` is all 1.
-    power_sums[p] gains the p-th moments of a block sum Y over its m trajectories, scaled to the size of one
-    trajectory's: Y, Y^2/m, Y^3/m, Y^4/m^2; blocks[b] the pooled share Y/sqrt(m). Returns the number of steps.
-    The score is linear, so a step adds to W[s,a] alone and a block is centred once: Y = W - pi sum_a W.
+    Where trajectories are long it gets fewer lanes and as many more rows, and grows only when one lane is left.
     """
-    S, A = pi.shape
-    W = np.zeros((S, A))
-    visited = np.empty(S, np.int64)
-    visited_in = np.full(S, -1, np.int64)
-    states, outcomes = np.empty(257, np.int64), np.empty(256, np.int64)
-    importances = np.empty(256)
-    steps = 0
-    for b in range(blocks.shape[0]):
-        count = 0
-        for i in range(edges[b], edges[b + 1]):
-            if stop[0]:
-                return steps
-            states, outcomes, length = walk_fully(
-                key, i, horizon, powers, offset, threshold, alias, successor, states, outcomes
-            )
-            steps += length
-            total, importance = 0.0, 1.0
-            if whole:
-                for t in range(length):
-                    total += discounts[min(t, discounts.shape[0] - 1)] * credit[outcomes[t]]
-            if ratio.shape[0] > 0:
-                if importances.shape[0] < length:
-                    importances = np.empty(outcomes.shape[0])
-                for t in range(length):
-                    importance *= ratio[outcomes[t]]
-                    importances[t] = importance
-            ahead = last[states[length]]
-            for t in range(length - 1, -1, -1):
-                k, s = outcomes[t], states[t]
-                if whole:
-                    weight = importance * (total - baseline[s])
-                else:
-                    weight = discounts[min(t, discounts.shape[0] - 1)] * (signal[k] + decay * ahead - baseline[s])
-                    ahead = credit[k] + decay * ahead
-                    if ratio.shape[0] > 0:
-                        weight *= importances[t]
-                        ahead *= ratio[k]
-                W[s, action[k]] += weight
-                if visited_in[s] != b:
-                    visited_in[s] = b
-                    visited[count] = s
-                    count += 1
-        m = float(edges[b + 1] - edges[b])
-        for j in range(count):
-            s = visited[j]
+    count = -1
+    while count < 0:
+        count = walk(key, first, last, law, stop, recent, log, begin, column, length)
+        if count < 0:
+            log = np.empty((log.shape[0], 2 * log.shape[1], max(1, log.shape[2] // 2)), np.uint32)
+    # A batch ends with idle lanes, for about as long as its longest trajectory takes: it is to be longer than that.
+    recent = min(max(SHORTEST, 16 * np.sum(length[:count]) // max(count, 1)), log.shape[1] // 2)
+    return log, count, recent
+
+
+@kernel
+def trajectory_lengths(key, first, law, stop, lengths):
+    """lengths[i] = number of steps of trajectory first + i"""
+    log, begin, column = workspace(lengths.shape[0], 1)
+    done, count, recent = 0, 1, SHORTEST
+    while done < lengths.shape[0] and count > 0:
+        log, count, recent = walk_some(
+            key, first + done, first + lengths.shape[0], law, stop, recent, log, begin, column, lengths[done:]
+        )
+        done += count
+
+
+@kernel
+def trajectories(key, first, law, n_actions, by_slot, reward, stop, out_states, out_actions, out_rewards, out_lengths):
+    """Row i of each output is trajectory first + i, and beyond its end -1, -1 and 0"""
+    n, bits = out_lengths.shape[0], U(law[-1])
+    mask, A = (ONE << bits) - ONE, U(n_actions)
+    log, begin, column = workspace(n, 2 if by_slot else 1)
+    done, count, recent = 0, 1, SHORTEST
+    while done < n and count > 0:
+        log, count, recent = walk_some(
+            key, first + done, first + n, law, stop, recent, log, begin, column, out_lengths[done:]
+        )
+        for i in range(count):
+            codes, slots = log[0, begin[i] :, column[i]], log[-1, begin[i] :, column[i]]
+            states, actions, rewards = out_states[done + i], out_actions[done + i], out_rewards[done + i]
+            taken = out_lengths[done + i]
+            s = codes[0] & mask
+            states[0] = s
+            for t in range(taken):
+                a = (codes[t + 1] & ~TERMINAL) >> bits
+                actions[t] = a
+                rewards[t] = reward[slots[t + 1] if by_slot else s * A + a]
+                s = codes[t + 1] & mask
+                states[t + 1] = s
+            states[taken + 1 :], actions[taken:], rewards[taken:] = -1, -1, 0.0
+        done += count
+
+
+@kernel
+def returns(key, first, law, n_actions, by_slot, reward, discounts, stop, out):
+    """out[i] = sum_t discount^t r_t of trajectory first + i; the last of `discounts` stands for all later ones"""
+    n, bits = out.shape[0], U(law[-1])
+    mask, A = (ONE << bits) - ONE, U(n_actions)
+    log, begin, column = workspace(n, 2 if by_slot else 1)
+    length = np.empty(BATCH, np.int64)
+    done, count, recent = 0, 1, SHORTEST
+    while done < n and count > 0:
+        log, count, recent = walk_some(key, first + done, first + n, law, stop, recent, log, begin, column, length)
+        for i in range(count):
+            codes, slots = log[0, begin[i] :, column[i]], log[-1, begin[i] :, column[i]]
             total = 0.0
-            for a in range(A):
-                total += W[s, a]
-            for a in range(A):
-                y = W[s, a] - pi[s, a] * total
-                W[s, a] = 0.0
-                power_sums[0, s, a] += y
-                power_sums[1, s, a] += y * y / m
-                power_sums[2, s, a] += y * y * y / m
-                power_sums[3, s, a] += (y * y / m) * (y * y / m)
-                if pool[s, a] >= 0:
-                    blocks[b, pool[s, a]] += share[s, a] * y / np.sqrt(m)
-    return steps
+            for t in range(length[i]):
+                a = (codes[t + 1] & ~TERMINAL) >> bits
+                k = U(slots[t + 1]) if by_slot else (codes[t] & mask) * A + a
+                total += discounts[min(t, discounts.shape[0] - 1)] * reward[k]
+            out[done + i] = total
+        done += count

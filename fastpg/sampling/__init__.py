@@ -3,7 +3,7 @@
 from fastpg.sampling import faults
 from fastpg.sampling.estimate import GradientEstimate, estimate_gradient
 from fastpg.sampling.estimators import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
-from fastpg.sampling.trajectories import Trajectories, rollout
+from fastpg.sampling.trajectories import Trajectories, rollout, sample_returns
 
 __all__ = [
     "GAE",
@@ -17,4 +17,5 @@ __all__ = [
     "estimate_gradient",
     "faults",
     "rollout",
+    "sample_returns",
 ]

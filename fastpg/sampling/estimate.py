@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastpg.kernels import sampling as kernels
+from fastpg.kernels import estimates as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.rng import RNG, philox_key
@@ -88,6 +88,8 @@ def estimate_gradient(
     n = positive_integer("n", n)
     key, made = philox_key(rng), plan(mdp, policy, estimator, horizon)
     rule, table, terms, pi = made.stopping, made.table, made.terms, made.policy.probabilities
+    law = rule.law(table)
+    by_slot, worths = table.indexed(mdp, terms.credit, terms.signal, made.ratios)
     pool, weight = pooling = pooled(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling
     B = min(n, BLOCKS)
     # floor(b n / B) for b = 0..B, in two parts that cannot overflow.
@@ -96,14 +98,13 @@ def estimate_gradient(
     blocks = np.zeros((B, max(int(pool.max()) + 1, 1)))
 
     def work(piece: slice, stop: StopFlag) -> tuple[FloatArray, int, int]:
-        sums = np.zeros((4, *pi.shape))
+        sums = np.zeros((pi.shape[0], 4, pi.shape[1]))
         mine = frozen(edges[piece.start : piece.stop + 1])
         steps = kernels.gradient_sums(
-            key, mine, rule.horizon, rule.powers, table.offset, table.threshold, table.alias, table.successor,
-            table.action, pi, terms.credit, terms.signal, terms.baseline, made.ratios, made.last, rule.discounts,
-            made.decay, terms.whole, pool, weight, stop, sums, blocks[piece],
+            key, mine, law, pi, by_slot, *worths, terms.baseline, made.last, rule.discounts, made.decay, terms.whole,
+            pool, weight, stop, sums, blocks[piece],
         )  # fmt: skip
-        return sums, steps, int(mine[-1])
+        return sums.swapaxes(0, 1), steps, int(mine[-1])
 
     cuts = np.linspace(0, B, min(PIECES, B) + 1).astype(int)
     pieces = [slice(first, last) for first, last in pairwise(cuts)]

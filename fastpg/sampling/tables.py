@@ -8,27 +8,54 @@ from scipy import sparse
 
 from fastpg.chain import induced_chain
 from fastpg.errors import InvalidArgument
-from fastpg.kernels import sampling as kernels
+from fastpg.kernels.alias import HALF, alias_table
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.validation import FloatArray, frozen, positive_integer
 
 IntArray = npt.NDArray[np.int64]
 Horizon = int | Literal["geometric"]
+Law = tuple[int, FloatArray, npt.NDArray[np.uint64], npt.NDArray[np.uint64], int]
 
-FOREVER = np.iinfo(np.int64).max
+# Later than any trajectory ends, and a row of a log can be added to it.
+FOREVER = 2**61
+
+
+class Draws(NamedTuple):
+    """What the compiled loops read to draw an outcome; `fastpg.kernels.sampling` says how."""
+
+    segment: npt.NDArray[np.uint64]
+    record: npt.NDArray[np.uint64]
+    bits: int
 
 
 class OutcomeTable(NamedTuple):
-    """The outcomes (action, successor) of each state with their alias tables; segment S holds the first states."""
+    """The outcomes (action, successor) of each state, and how they are drawn; segment S holds the first states."""
 
     offset: IntArray
-    threshold: FloatArray
     alias: IntArray
     successor: IntArray
     action: IntArray
     reward: FloatArray
     probability: FloatArray
+    draws: Draws
+
+    def indexed(self, mdp: MDP, *values: FloatArray) -> tuple[bool, list[FloatArray]]:
+        """`values`, each with one number for each outcome of a step or empty, as the sampler looks them up.
+
+        First whether they go by slot; if not, as when none depends on the successor, they go by s A + a.
+        """
+        S, A = mdp.n_states, mdp.n_actions
+        kept = self.offset[S]
+        pair = np.repeat(np.arange(S) * A, np.diff(self.offset[:-1])) + self.action[:kept]
+        short = [np.zeros(S * A if value.size else 0) for value in values]
+        for table, value in zip(short, values, strict=True):
+            if value.size:
+                table[pair] = value[:kept]
+        if all(np.array_equal(t[pair], v[:kept]) for t, v in zip(short, values, strict=True) if v.size):
+            return False, [frozen(table) for table in short]
+        slots = np.stack((np.arange(kept), self.alias[:kept]), axis=1).ravel()
+        return True, [frozen(value[slots]) if value.size else value for value in values]
 
 
 def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> OutcomeTable:
@@ -41,24 +68,32 @@ def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> 
     row = np.repeat(np.arange(S * A), np.diff(P.indptr))
     weight = policy.probabilities.ravel()[row] * P.data
     kept = np.flatnonzero(weight > 0)
-    row, successor = row[kept], P.indices[kept]
+    row, kept_successor = row[kept], P.indices[kept]
     start = mdp.start if start is None else start
     first = np.flatnonzero(start)
     counts = np.append(np.bincount(row // A, minlength=S), first.size)
-    offset = np.concatenate(([0], np.cumsum(counts)))
+    offset = frozen(np.concatenate(([0], np.cumsum(counts))))
     weight = frozen(np.concatenate((weight[kept], start[first])))
-    threshold, alias = np.empty(weight.size), np.empty(weight.size, np.int64)
-    kernels.alias_table(weight, frozen(offset), threshold, alias)
-    unused = np.zeros(first.size)
-    return OutcomeTable(
-        offset,
-        frozen(threshold),
-        frozen(alias),
-        frozen(np.concatenate((successor, first)).astype(np.int64)),
-        frozen(np.concatenate((row % A, unused)).astype(np.int64)),
-        frozen(np.concatenate((_rewards(mdp, row, successor, kept), unused))),
-        weight,
-    )
+    successor = frozen(np.concatenate((kept_successor, first)).astype(np.int64))
+    action = frozen(np.concatenate((row % A, np.zeros_like(first))))
+    threshold, alias = np.empty(weight.size, np.uint64), np.empty(weight.size, np.int64)
+    alias_table(weight, offset, threshold, alias)
+    bits = state_bits(S, A)
+    code = (action << bits | successor | mdp.terminal[successor].astype(np.int64) << 31).astype(np.uint64)
+    begin, n = offset[:-1].astype(np.uint64), counts.astype(np.uint64)
+    draws = Draws(frozen(begin << HALF | n), frozen(np.stack((threshold, code << HALF | code[alias]), axis=1)), bits)
+    reward = frozen(np.concatenate((_rewards(mdp, row, kept_successor, kept), np.zeros(first.size))))
+    return OutcomeTable(offset, frozen(alias), successor, action, reward, weight, draws)
+
+
+def state_bits(n_states: int, n_actions: int) -> int:
+    """How many bits a state takes; with those of an action there may be 31."""
+    bits, action_bits = (n_states - 1).bit_length(), (n_actions - 1).bit_length()
+    if bits + action_bits > 31:
+        raise InvalidArgument(
+            f"the sampler needs {bits} bits for {n_states} states and {action_bits} for {n_actions} actions but has 31"
+        )
+    return bits
 
 
 def _rewards(mdp: MDP, row: IntArray, successor: IntArray, kept: IntArray) -> FloatArray:
@@ -76,6 +111,10 @@ class Stopping(NamedTuple):
     horizon: int
     powers: FloatArray
     discounts: FloatArray
+
+    def law(self, table: OutcomeTable) -> Law:
+        """What the compiled loops call the law of a trajectory."""
+        return self.horizon, self.powers, *table.draws
 
 
 def stopping(mdp: MDP, policy: Policy, horizon: Horizon) -> Stopping:
@@ -101,7 +140,7 @@ def stopping(mdp: MDP, policy: Policy, horizon: Horizon) -> Stopping:
         while powers[-1] > 2.0**-54:
             powers.append(powers[-1] * powers[-1])
         return Stopping(FOREVER, frozen(np.array(powers)), undiscounted)
-    steps = positive_integer("horizon", horizon)
+    steps = min(positive_integer("horizon", horizon), FOREVER)
     return Stopping(steps, frozen(np.empty(0)), frozen(discount_powers(mdp.discount, steps)))
 
 

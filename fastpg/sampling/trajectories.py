@@ -1,4 +1,4 @@
-"""Whole trajectories, stored."""
+"""Whole trajectories, stored or summed to their returns."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.rng import RNG, philox_key
 from fastpg.sampling.parallel import StopFlag, run
-from fastpg.sampling.tables import Horizon, IntArray, outcome_table, stopping
+from fastpg.sampling.tables import Horizon, IntArray, OutcomeTable, Stopping, outcome_table, stopping
 from fastpg.validation import FloatArray, frozen, positive_integer
 
 PIECE = 4096
@@ -54,29 +54,56 @@ def rollout(
     >>> rollout(mdp, SoftmaxPolicy.uniform(mdp), n=3, horizon=5, rng=0).states[:, 0]
     array([0, 0, 0], dtype=int32)
     """
-    policy = fitted(policy, mdp)
-    n = positive_integer("n", n)
-    stop_rule = stopping(mdp, policy, horizon)
-    key, table = philox_key(rng), outcome_table(mdp, policy)
-    pieces = [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
+    pieces, rule, table = _sampler(mdp, policy, horizon, n)
+    key, law = philox_key(rng), rule.law(table)
+    by_slot, (reward,) = table.indexed(mdp, table.reward)
     lengths = np.empty(n, np.int64)
-    walk = (stop_rule.horizon, stop_rule.powers, table.offset, table.threshold, table.alias, table.successor)
+    longest = rule.horizon
     if horizon == "geometric":
 
         def measure(piece: slice, stop: StopFlag) -> None:
-            kernels.trajectory_lengths(key, piece.start, *walk, stop, lengths[piece])
+            kernels.trajectory_lengths(key, piece.start, law, stop, lengths[piece])
 
         run(measure, pieces, threads)
         longest = int(lengths.max())
-    else:
-        longest = stop_rule.horizon
-    states = np.full((n, longest + 1), -1, np.int32)
-    actions = np.full((n, longest), -1, np.int32)
-    rewards = np.zeros((n, longest))
+    states, actions = np.empty((n, longest + 1), np.int32), np.empty((n, longest), np.int32)
+    rewards = np.empty((n, longest))
 
     def fill(piece: slice, stop: StopFlag) -> None:
         out = (states[piece], actions[piece], rewards[piece], lengths[piece])
-        kernels.trajectories(key, piece.start, *walk, table.action, table.reward, stop, *out)
+        kernels.trajectories(key, piece.start, law, mdp.n_actions, by_slot, reward, stop, *out)
 
     run(fill, pieces, threads)
     return Trajectories(frozen(states), frozen(actions), frozen(rewards), frozen(lengths))
+
+
+def sample_returns(
+    mdp: MDP, policy: Policy, *, n: int, horizon: Horizon, rng: RNG, threads: int | None = None
+) -> FloatArray:
+    """The returns (n,) of `n` sampled trajectories, those of `rollout` with the same arguments, none of them stored.
+
+    sum_t discount^t r_t over the steps; without the discount where `horizon` is "geometric", when the mean is the
+    expected return of the infinite horizon.
+
+    >>> from fastpg import SoftmaxPolicy, problems, sample_returns
+    >>> mdp = problems.frozen_lake("4x4", slippery=False)
+    >>> sample_returns(mdp, SoftmaxPolicy.uniform(mdp), n=3, horizon=5, rng=0)
+    array([0., 0., 0.])
+    """
+    pieces, rule, table = _sampler(mdp, policy, horizon, n)
+    key, law = philox_key(rng), rule.law(table)
+    by_slot, (reward,) = table.indexed(mdp, table.reward)
+    out = np.empty(n)
+
+    def add(piece: slice, stop: StopFlag) -> None:
+        kernels.returns(key, piece.start, law, mdp.n_actions, by_slot, reward, rule.discounts, stop, out[piece])
+
+    run(add, pieces, threads)
+    return frozen(out)
+
+
+def _sampler(mdp: MDP, policy: Policy, horizon: Horizon, n: int) -> tuple[list[slice], Stopping, OutcomeTable]:
+    """Checked arguments: the pieces of 0..n-1, when a trajectory stops and what it is drawn from."""
+    policy, n = fitted(policy, mdp), positive_integer("n", n)
+    pieces = [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
+    return pieces, stopping(mdp, policy, horizon), outcome_table(mdp, policy)

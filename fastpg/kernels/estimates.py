@@ -1,0 +1,93 @@
+"""The sums of a sampled gradient over blocks of trajectories."""
+
+import numpy as np
+
+from fastpg.kernels import kernel
+from fastpg.kernels.sampling import BATCH, ONE, SHORTEST, TERMINAL, U, walk_some, workspace
+
+
+@kernel
+def gradient_sums(
+    key, edges, law, pi, by_slot, credit, signal, ratio, baseline, last, discounts, decay, whole, pool, share, stop,
+    power_sums, blocks,
+):  # fmt: skip
+    """Sums over blocks of trajectories of X = sum_t w_t score(a_t|s_t); block b holds edges[b] .. edges[b+1]-1.
+
+    H_t = ratio_t (credit_t + decay H_{t+1}), from last(s_L) in the state s_L where a trajectory ends;
+    w_t = discount^t ratio_0 .. ratio_t (signal_t + decay H_{t+1} - baseline(s_t)), or, where `whole`,
+    w_t = ratio_0 .. ratio_{L-1} (sum_j discount^j credit_j - baseline(s_t)). An empty `ratio` is all 1.
+    `credit`, `signal` and `ratio` have an entry for each slot where `by_slot`, else for each s A + a.
+    power_sums[s,p] gains the p-th moments of a block sum Y over its m trajectories, scaled to the size of one
+    trajectory's: Y, Y^2/m, Y^3/m, Y^4/m^2; blocks[b] the pooled share Y/sqrt(m). Returns the number of steps.
+    The score is linear, so a step adds to W[s,a] alone and a block is centred once: Y = W - pi sum_a W.
+    """
+    W = np.zeros(pi.shape)
+    visited, visited_in = np.empty(pi.shape[0], np.int64), np.full(pi.shape[0], -1)
+    bits = U(law[-1])
+    mask, A = (ONE << bits) - ONE, U(pi.shape[1])
+    done, end = edges[0], edges[-1]
+    log, begin, column = workspace(end - done, 2 if by_slot else 1)
+    length, rho = np.empty(BATCH, np.int64), np.empty(1)
+    steps, b, found = 0, 0, 0
+    count, recent = 1, SHORTEST
+    while done < end and count > 0:
+        log, count, recent = walk_some(key, done, end, law, stop, recent, log, begin, column, length)
+        for i in range(count):
+            taken = length[i]
+            codes, slots = log[0, begin[i] :, column[i]], log[-1, begin[i] :, column[i]]
+            weighted = ratio.shape[0] > 0
+            if weighted and rho.shape[0] < taken:
+                rho = np.empty(2 * taken)
+            total, product = 0.0, 1.0
+            if whole or weighted:
+                for t in range(taken):
+                    a = (codes[t + 1] & ~TERMINAL) >> bits
+                    k = U(slots[t + 1]) if by_slot else (codes[t] & mask) * A + a
+                    total += discounts[min(t, discounts.shape[0] - 1)] * credit[k]
+                    if weighted:
+                        product *= ratio[k]
+                        rho[t] = product
+            ahead = last[codes[taken] & mask]
+            for t in range(taken - 1, -1, -1):
+                s, a = codes[t] & mask, (codes[t + 1] & ~TERMINAL) >> bits
+                k = U(slots[t + 1]) if by_slot else s * A + a
+                if whole:
+                    weight = product * (total - baseline[s])
+                else:
+                    weight = discounts[min(t, discounts.shape[0] - 1)] * (signal[k] + decay * ahead - baseline[s])
+                    ahead = credit[k] + decay * ahead
+                    if weighted:
+                        weight *= rho[t]
+                        ahead *= ratio[k]
+                W[s, a] += weight
+                if visited_in[s] != b:
+                    visited_in[s] = b
+                    visited[found] = s
+                    found += 1
+            steps += taken
+            done += 1
+            if done == edges[b + 1]:
+                add_block(W, visited[:found], float(edges[b + 1] - edges[b]), pi, pool, share, power_sums, blocks[b])
+                b += 1
+                found = 0
+    return steps
+
+
+@kernel
+def add_block(W, visited, m, pi, pool, share, power_sums, block):
+    """The sums of one block of m trajectories go into power_sums and `block`; W is cleared where visited"""
+    root = np.sqrt(m)
+    for j in range(visited.shape[0]):
+        s = visited[j]
+        total = 0.0
+        for a in range(pi.shape[1]):
+            total += W[s, a]
+        for a in range(pi.shape[1]):
+            y = W[s, a] - pi[s, a] * total
+            W[s, a] = 0.0
+            power_sums[s, 0, a] += y
+            power_sums[s, 1, a] += y * y / m
+            power_sums[s, 2, a] += y * y * y / m
+            power_sums[s, 3, a] += (y * y / m) * (y * y / m)
+            if pool[s, a] >= 0:
+                block[pool[s, a]] += share[s, a] * y / root
