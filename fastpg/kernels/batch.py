@@ -1,12 +1,8 @@
-"""Many small problems at once: a group of them lies side by side on the last axis of its arrays, one lane for each.
+"""Many small problems at once: a group of them lies side by side on the last axis, the lanes, of its arrays.
 
-Every inner loop runs over the lanes, which are independent, so that the compiler makes vector instructions of it.
-Problem i of a batch of some `shape` reads row sum_x strides[argument, x] i_x of each argument: nothing is copied to
-broadcast it. The arguments are those of `fastpg.batch`: P (n, S, A, S), r (n, S, A), gamma (n,), mu (n, S),
-theta (n, S, A) and ended (n, S), each with a number n of rows of its own.
+Every innermost loop runs over the N lanes, which are independent, so that the compiler makes vector instructions of it.
+`code` (N,) says which lanes have failed, and how.
 """
-
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,312 +12,356 @@ TOLERANCE = 1e-9
 EPS = 2.0**-52
 
 # What is wrong with a problem: its input; the process need not end; a number too large for float64.
-INVALID, SINGULAR, OVERFLOW = 1, 2, 3
-
-
-class Group(NamedTuple):
-    """Scratch for one group of L problems."""
-
-    at: Any  # (6, L) rows of the arguments
-    gamma: Any  # (L,)
-    complement: Any  # (L,) 1 - gamma
-    goes_on: Any  # (S, L) 1.0, or 0.0 where the process has ended
-    mu: Any  # (S, L)
-    pi: Any  # (S, A, L)
-    r: Any  # (S, A, L)
-    row: Any  # (S, L) the law P(.|s,a) at hand
-    total: Any  # (S, A, L) what rows of P are divided by
-    off: Any  # (S, S, L) gamma P_pi, then its factors
-    leaving: Any  # (S, L) row sums of I - gamma P_pi, then L^{-1} of them
-    pivot: Any  # (S, L)
-    b: Any  # (S, L) r_pi, then L^{-1} r_pi
-    size: Any  # (S, L) the same of |r_pi|
-    V: Any  # (S, L)
-    h: Any  # (S, L) V - V(g), g the last state
-    V_size: Any  # (S, L) entries of V have errors of a few S ulp of this
-    h_size: Any  # (S, L) the same for h
-    d: Any  # (S, L) D^T mu
-    q: Any  # (S, A, L)
-    adv: Any  # (S, A, L)
-    lane: Any  # (4, L)
-    code: Any  # (L,)
-
-
-@kernel
-def workspace(S, A, L):
-    """An empty group."""
-    return Group(
-        np.empty((6, L), np.int64),
-        np.empty(L),
-        np.empty(L),
-        np.empty((S, L)),
-        np.empty((S, L)),
-        np.empty((S, A, L)),
-        np.empty((S, A, L)),
-        np.empty((S, L)),
-        np.empty((S, A, L)),
-        np.empty((S, S, L)),
-        np.empty((S, L)),
-        np.empty((S, L)),
-        np.empty((S, L)),
-        np.empty((S, L)),
-        np.empty((S, L)),
-        np.empty((S, L)),
-        np.empty((S, L)),
-        np.empty((S, L)),
-        np.empty((S, L)),
-        np.empty((S, A, L)),
-        np.empty((S, A, L)),
-        np.empty((4, L)),
-        np.empty(L),
-    )
+INVALID, SINGULAR, OVERFLOW = 1.0, 2.0, 3.0
 
 
 @kernel
 def locate(first, last, shape, strides, out):
-    """out[x,l] = the row of argument x that problem min(first + l, last) of the batch reads"""
+    """out[x,n] = the row of argument x that problem min(first + n, last) of the batch reads"""
     out[:] = 0
-    for l in range(out.shape[1]):
-        rest = min(first + l, last)
-        for axis in range(shape.size - 1, -1, -1):
-            digit = rest % shape[axis]
-            rest //= shape[axis]
+    for n in range(out.shape[1]):
+        rest = min(first + n, last)
+        for i in range(shape.size - 1, -1, -1):
+            digit = rest % shape[i]
+            rest //= shape[i]
             for x in range(out.shape[0]):
-                out[x, l] += digit * strides[x, axis]
+                out[x, n] += strides[x, i] * digit
 
 
 @kernel
-def normalise(x, goes_on, total, low, code):
-    """Each lane of x (n, L) divided by its sum as `validation.law` does, total[l]; 0 where nothing goes on."""
-    n, L = x.shape
+def divide(total, out):
+    """out[k,n] /= total[n], 0 where that is infinite"""
+    for k in range(out.shape[0]):
+        for n in range(out.shape[1]):
+            out[k, n] = out[k, n] / total[n] if total[n] < np.inf else 0.0
+
+
+@kernel
+def normalise(read, low, code, total, out):
+    """Each lane of out (K, N) checked to be a law and divided by total[n], its sum; 0 where `read` is 0."""
+    K, N = out.shape
     total[:] = 0.0
     low[:] = 0.0
-    for k in range(n):
-        for l in range(L):
-            total[l] += x[k, l]
-            low[l] = x[k, l] if x[k, l] < low[l] else low[l]
+    for k in range(K):
+        for n in range(N):
+            total[n] += out[k, n]
+            low[n] = out[k, n] if out[k, n] < low[n] else low[n]
     uneven = 0.0
-    for l in range(L):
-        gap = abs(total[l] - 1.0)
-        good = ((gap <= TOLERANCE) & (low[l] >= 0.0)) | (goes_on[l] == 0.0)
-        code[l] = code[l] if good else INVALID
-        total[l] = 1.0 if gap <= n * EPS else total[l]
-        total[l] = total[l] if goes_on[l] != 0.0 else np.inf
-        uneven += 0.0 if total[l] == 1.0 else 1.0
+    for n in range(N):
+        gap = abs(total[n] - 1.0)
+        code[n] = code[n] if ((gap <= TOLERANCE) & (low[n] >= 0.0)) | (read[n] == 0.0) else INVALID
+        total[n] = 1.0 if gap <= K * EPS else total[n]
+        total[n] = total[n] if read[n] != 0.0 else np.inf
+        uneven += 0.0 if total[n] == 1.0 else 1.0
     if uneven != 0.0:
-        divide(x, total)
+        divide(total, out)
 
 
 @kernel
-def divide(x, total):
-    """x[k,l] /= total[l], 0 where that is infinite"""
-    for k in range(x.shape[0]):
-        for l in range(x.shape[1]):
-            x[k, l] = x[k, l] / total[l] if total[l] < np.inf else 0.0
-
-
-@kernel
-def softmax(x, total, top, code):
-    """x[a,l] = exp(x[a,l]) / sum_b exp(x[b,l]), -inf masks an action"""
-    A, L = x.shape
-    for l in range(L):
-        top[l] = x[0, l]
-        total[l] = 0.0
+def softmax(top, total, code, out):
+    """out[a,n] = exp(out[a,n] - max_b out[b,n]) / sum_c exp(out[c,n] - max_b out[b,n]), checked"""
+    A, N = out.shape
+    for n in range(N):
+        top[n] = out[0, n]
+        total[n] = 0.0
     for a in range(1, A):
-        for l in range(L):
-            top[l] = x[a, l] if x[a, l] > top[l] else top[l]
+        for n in range(N):
+            top[n] = out[a, n] if out[a, n] > top[n] else top[n]
     for a in range(A):
-        for l in range(L):
-            x[a, l] = np.exp(x[a, l] - top[l])
+        for n in range(N):
+            out[a, n] = np.exp(out[a, n] - top[n])
     for a in range(A):
-        for l in range(L):
-            total[l] += x[a, l]
-    for l in range(L):
-        # nan and +inf, and a state whose actions are all masked, make the sum nan
-        code[l] = code[l] if total[l] >= 1.0 else INVALID
+        for n in range(N):
+            total[n] += out[a, n]
+    for n in range(N):  # a logit of nan or +inf, or a state without one above -inf, makes it nan
+        code[n] = code[n] if total[n] >= 1.0 else INVALID
     for a in range(A):
-        for l in range(L):
-            x[a, l] /= total[l]
+        for n in range(N):
+            out[a, n] /= total[n]
 
 
 @kernel
-def load(r, gamma, mu, theta, ended, G):
-    """Everything but the transitions of a group, checked."""
-    S, A, L = G.pi.shape
-    for l in range(L):
-        G.gamma[l] = gamma[G.at[2, l]]
-        G.complement[l] = 1.0 - G.gamma[l]
-        G.code[l] = 0.0 if (G.gamma[l] >= 0.0) & (G.gamma[l] <= 1.0) else INVALID
-    for l in range(L):
+def load(at, gamma, mu, ended, discount, goes_on, lane, code, out):
+    """discount = (gamma, 1 - gamma), goes_on = 1 - ended and out = mu of a group, checked"""
+    S, N = out.shape
+    for n in range(N):
+        discount[0, n] = gamma[at[2, n]]
+        discount[1, n] = 1.0 - discount[0, n]
+        code[n] = 0.0 if (discount[0, n] >= 0.0) & (discount[0, n] <= 1.0) else INVALID
         for s in range(S):
-            G.goes_on[s, l] = 0.0 if ended[G.at[5, l], s] else 1.0
-            G.mu[s, l] = mu[G.at[3, l], s]
+            goes_on[s, n] = 0.0 if ended[at[5, n], s] else 1.0
+            out[s, n] = mu[at[3, n], s]
+    lane[2] = 1.0
+    normalise(lane[2], lane[0], code, lane[1], out)
+
+
+@kernel
+def act(at, r, theta, goes_on, lane, code, pi, out):
+    """pi = softmax(theta) and out = r of a group, checked"""
+    S, A, N = out.shape
+    for n in range(N):
+        for s in range(S):
             for a in range(A):
-                G.r[s, a, l] = r[G.at[1, l], s, a]
-                G.pi[s, a, l] = theta[G.at[4, l], s, a]
-    G.lane[2] = 1.0
-    normalise(G.mu, G.lane[2], G.lane[0], G.lane[1], G.code)
+                out[s, a, n] = r[at[1, n], s, a]
+                pi[s, a, n] = theta[at[4, n], s, a]
     for s in range(S):
-        softmax(G.pi[s], G.lane[0], G.lane[1], G.code)
+        softmax(lane[0], lane[1], code, pi[s])
         for a in range(A):
-            for l in range(L):
-                bound = np.inf if G.goes_on[s, l] != 0.0 else 5e-324
-                G.code[l] = G.code[l] if abs(G.r[s, a, l]) < bound else INVALID
+            for n in range(N):
+                good = (abs(out[s, a, n]) < np.inf) & ((goes_on[s, n] != 0.0) | (out[s, a, n] == 0.0))
+                code[n] = code[n] if good else INVALID
 
 
 @kernel
-def induce(P, G):
-    """off = gamma P_pi, b = r_pi, size = |r_pi| and the row sums `leaving` of I - gamma P_pi"""
-    S, A, L = G.pi.shape
+def induce(at, P, r, pi, discount, goes_on, row, lane, code, total, leaving, b, out):
+    """out[s,k] = gamma P_pi(k|s), b = (r_pi, |r_pi|), `leaving` the row sums of I - gamma P_pi, total the sums in P"""
+    S, A, N = pi.shape
+    b[:] = 0.0
+    out[:] = 0.0
     for s in range(S):
-        for l in range(L):
-            G.b[s, l] = 0.0
-            G.leaving[s, l] = G.complement[l] if G.goes_on[s, l] != 0.0 else 1.0
-        G.off[s] = 0.0
         for a in range(A):
-            for l in range(L):
+            for n in range(N):
                 for k in range(S):
-                    G.row[k, l] = P[G.at[0, l], s, a, k]
-            normalise(G.row, G.goes_on[s], G.total[s, a], G.lane[0], G.code)
-            for l in range(L):
-                G.b[s, l] += G.pi[s, a, l] * G.r[s, a, l]
-                G.lane[0, l] = G.gamma[l] * G.pi[s, a, l]
+                    row[k, n] = P[at[0, n], s, a, k]
+            normalise(goes_on[s], lane[0], code, total[s, a], row)
+            for n in range(N):
+                b[0, s, n] += pi[s, a, n] * r[s, a, n]
+                lane[0, n] = discount[0, n] * pi[s, a, n]
             for k in range(S):
-                for l in range(L):
-                    G.off[s, k, l] += G.lane[0, l] * G.row[k, l]
-        for l in range(L):
-            G.size[s, l] = abs(G.b[s, l])
+                for n in range(N):
+                    out[s, k, n] += lane[0, n] * row[k, n]
+        for n in range(N):
+            b[1, s, n] = abs(b[0, s, n])
+            leaving[s, n] = discount[1, n] if goes_on[s, n] != 0.0 else 1.0
 
 
 @kernel
-def eliminate(G):
-    """L U = I - gamma P_pi with positive pivots and no subtraction   (Grassmann, Taksar & Heyman 1985)"""
-    S, L = G.b.shape
-    off, leaving, b, size, pivot = G.off, G.leaving, G.b, G.size, G.pivot
+def eliminate(code, pivot, leaving, b, off):
+    """I - discount P_pi = L U without a subtraction   (Grassmann, Taksar & Heyman 1985; see `kernels.gth.eliminate`)
+
+    U = I - (what is above the diagonal of `off`), L = diag(pivot) - (what is below); b becomes L^{-1} b, `leaving` too.
+    """
+    S, _, N = off.shape
     for k in range(S):
-        for l in range(L):
-            pivot[k, l] = leaving[k, l]
+        for n in range(N):
+            pivot[k, n] = leaving[k, n]
         for j in range(k + 1, S):
-            for l in range(L):
-                pivot[k, l] += off[k, j, l]
-        for l in range(L):
-            G.code[l] = SINGULAR if (pivot[k, l] == 0.0) & (G.code[l] == 0.0) else G.code[l]
-            leaving[k, l] /= pivot[k, l]
-            b[k, l] /= pivot[k, l]
-            size[k, l] /= pivot[k, l]
+            for n in range(N):
+                pivot[k, n] += off[k, j, n]
+        for n in range(N):
+            code[n] = SINGULAR if (pivot[k, n] == 0.0) & (code[n] == 0.0) else code[n]
+            leaving[k, n] /= pivot[k, n]
+            b[0, k, n] /= pivot[k, n]
+            b[1, k, n] /= pivot[k, n]
         for j in range(k + 1, S):
-            for l in range(L):
-                off[k, j, l] /= pivot[k, l]
+            for n in range(N):
+                off[k, j, n] /= pivot[k, n]
         for i in range(k + 1, S):
-            for l in range(L):
-                leaving[i, l] += off[i, k, l] * leaving[k, l]
-                b[i, l] += off[i, k, l] * b[k, l]
-                size[i, l] += off[i, k, l] * size[k, l]
+            for n in range(N):
+                leaving[i, n] += off[i, k, n] * leaving[k, n]
+                b[0, i, n] += off[i, k, n] * b[0, k, n]
+                b[1, i, n] += off[i, k, n] * b[1, k, n]
             for j in range(k + 1, S):
-                for l in range(L):
-                    off[i, j, l] += off[i, k, l] * off[k, j, l]
+                for n in range(N):
+                    off[i, j, n] += off[i, k, n] * off[k, j, n]
 
 
 @kernel
-def substitute(G):
-    """V, h and d from the factors."""
-    S, L = G.b.shape
-    off, V, h, V_size, h_size, d = G.off, G.V, G.h, G.V_size, G.h_size, G.d
+def substitute(off, leaving, b, out):
+    """out = U^{-1} applied to b = L^{-1} (r_pi, |r_pi|) and to what gives V - V(g), g the last state, and its size
+
+    h = V - V(g) solves the equations of V with r_pi - V(g) (1 - discount) on the right, and h(g) = 0: near discount 1
+    it holds digits that V is too large to hold (see `solvers.GTH`). Errors of V and h are a few S ulp of their sizes.
+    """
+    S, N = leaving.shape
     g = S - 1
-    V[g] = G.b[g]
-    V_size[g] = G.size[g]
-    h[g] = 0.0
-    h_size[g] = 0.0
-    for k in range(g - 1, -1, -1):
-        for l in range(L):
-            V[k, l] = G.b[k, l] + off[k, g, l] * V[g, l]
-            V_size[k, l] = G.size[k, l] + off[k, g, l] * V_size[g, l]
-        for l in range(L):
-            h[k, l] = G.b[k, l] - V[g, l] * G.leaving[k, l]
-            h_size[k, l] = G.size[k, l] + V_size[g, l] * G.leaving[k, l]
-        for j in range(k + 1, g):
-            for l in range(L):
-                V[k, l] += off[k, j, l] * V[j, l]
-                V_size[k, l] += off[k, j, l] * V_size[j, l]
-            for l in range(L):
-                h[k, l] += off[k, j, l] * h[j, l]
-                h_size[k, l] += off[k, j, l] * h_size[j, l]
     for k in range(S):
-        d[k] = G.mu[k]
+        for n in range(N):
+            out[0, k, n] = b[0, k, n]
+            out[1, k, n] = b[1, k, n]
+            out[2, k, n] = b[0, k, n] - b[0, g, n] * leaving[k, n] if k < g else 0.0
+            out[3, k, n] = b[1, k, n] + b[1, g, n] * leaving[k, n] if k < g else 0.0
+    for x in range(4):
+        for k in range(g - 1, -1, -1):
+            for j in range(k + 1, S):
+                for n in range(N):
+                    out[x, k, n] += off[k, j, n] * out[x, j, n]
+
+
+@kernel
+def substitute_transposed(off, pivot, out):
+    """out = (L U)^{-T} out"""
+    S, N = out.shape
+    for k in range(S):
         for i in range(k):
-            for l in range(L):
-                d[k, l] += off[i, k, l] * d[i, l]
+            for n in range(N):
+                out[k, n] += off[i, k, n] * out[i, n]
     for k in range(S - 1, -1, -1):
         for i in range(k + 1, S):
-            for l in range(L):
-                d[k, l] += off[i, k, l] * d[i, l]
-        for l in range(L):
-            d[k, l] /= G.pivot[k, l]
+            for n in range(N):
+                out[k, n] += off[i, k, n] * out[i, n]
+        for n in range(N):
+            out[k, n] /= pivot[k, n]
 
 
 @kernel
-def compare(P, G):
-    """q and adv"""
-    S, A, L = G.pi.shape
-    q, adv, row, V, h = G.q, G.adv, G.row, G.V, G.h
-    reference, mean, likeliest = G.lane[0], G.lane[1], G.lane[2]
+def look_ahead(at, P, r, total, discount, solution, row, q, out):
+    """q[s,a] = r(s,a) + gamma sum_k P(k|s,a) V(k), and out the same of V or h, whichever has less rounding in s"""
+    S, A, N = out.shape
+    q[:] = 0.0
+    out[:] = 0.0
     for s in range(S):
         for a in range(A):
             uneven = 0.0
-            for l in range(L):
-                q[s, a, l] = 0.0
-                adv[s, a, l] = 0.0
-                uneven += 0.0 if G.total[s, a, l] == 1.0 else 1.0
+            for n in range(N):
+                uneven += 0.0 if total[s, a, n] == 1.0 else 1.0
                 for k in range(S):
-                    row[k, l] = P[G.at[0, l], s, a, k]
+                    row[k, n] = P[at[0, n], s, a, k]
             if uneven != 0.0:
-                divide(row, G.total[s, a])
+                divide(total[s, a], row)
             for k in range(S):
-                for l in range(L):
-                    q[s, a, l] += row[k, l] * V[k, l]
-                    adv[s, a, l] += row[k, l] * h[k, l]
-            for l in range(L):
-                x = G.r[s, a, l] + G.gamma[l] * q[s, a, l]
-                y = G.r[s, a, l] + G.gamma[l] * adv[s, a, l]
-                q[s, a, l] = x
-                adv[s, a, l] = x if G.V_size[s, l] <= G.h_size[s, l] else y
-        for l in range(L):
-            likeliest[l] = G.pi[s, 0, l]
-            reference[l] = adv[s, 0, l]
-            mean[l] = 0.0
-        for a in range(1, A):
-            for l in range(L):
-                more = G.pi[s, a, l] > likeliest[l]
-                reference[l] = adv[s, a, l] if more else reference[l]
-                likeliest[l] = G.pi[s, a, l] if more else likeliest[l]
-        for a in range(A):
-            for l in range(L):
-                adv[s, a, l] -= reference[l]
-                mean[l] += G.pi[s, a, l] * adv[s, a, l]
-        for a in range(A):
-            for l in range(L):
-                adv[s, a, l] -= mean[l]
+                for n in range(N):
+                    q[s, a, n] += row[k, n] * solution[0, k, n]
+                    out[s, a, n] += row[k, n] * solution[2, k, n]
+            for n in range(N):
+                q[s, a, n] = r[s, a, n] + discount[0, n] * q[s, a, n]
+                relative = r[s, a, n] + discount[0, n] * out[s, a, n]
+                out[s, a, n] = q[s, a, n] if solution[1, s, n] <= solution[3, s, n] else relative
 
 
 @kernel
-def policy_gradient(lanes, first, stop, shape, strides, P, r, gamma, mu, theta, ended, code, out):
-    """out[i,s,a] = d(s) pi(a|s) A(s,a) of problem i   (Sutton et al. 1999, Theorem 1)"""
-    S, A = theta.shape[1:]
-    G = workspace(S, A, lanes)
-    for begin in range(first, stop, lanes):
-        locate(begin, stop - 1, shape, strides, G.at)
-        load(r, gamma, mu, theta, ended, G)
-        induce(P, G)
-        eliminate(G)
-        substitute(G)
-        compare(P, G)
-        for s in range(S):
+def centre(pi, lane, out):
+    """out[s,a] -= sum_b pi(b|s) out[s,b], by differences from the likeliest action   (see `evaluation.advantage`)"""
+    S, A, N = out.shape
+    top, reference, mean = lane[0], lane[1], lane[2]
+    for s in range(S):
+        for n in range(N):
+            top[n] = pi[s, 0, n]
+            reference[n] = out[s, 0, n]
+            mean[n] = 0.0
+        for a in range(1, A):
+            for n in range(N):
+                likelier = pi[s, a, n] > top[n]
+                reference[n] = out[s, a, n] if likelier else reference[n]
+                top[n] = pi[s, a, n] if likelier else top[n]
+        for a in range(A):
+            for n in range(N):
+                out[s, a, n] -= reference[n]
+                mean[n] += pi[s, a, n] * out[s, a, n]
+        for a in range(A):
+            for n in range(N):
+                out[s, a, n] -= mean[n]
+
+
+@kernel
+def natural_step(pi, weight, complement, adv, out):
+    """out[s,a] = (adv(s,a) - mean of adv(s,.)) / (1 - gamma), over the actions with pi > 0, 0 where weight = 0
+
+    At discount 1 the divisor is 1   (see `fastpg.natural_gradient`).
+    """
+    S, A, N = out.shape
+    for s in range(S):
+        for n in range(N):
+            total, count = 0.0, 0.0
             for a in range(A):
-                for l in range(lanes):
-                    G.adv[s, a, l] *= G.goes_on[s, l] * G.d[s, l] * G.pi[s, a, l]
-                    G.code[l] = G.code[l] if (abs(G.adv[s, a, l]) < np.inf) | (G.code[l] != 0.0) else OVERFLOW
-        for l in range(min(lanes, stop - begin)):
-            code[begin + l] = G.code[l]
+                taken = pi[s, a, n] > 0.0
+                total += adv[s, a, n] if taken else 0.0
+                count += 1.0 if taken else 0.0
+            for a in range(A):
+                taken = (pi[s, a, n] > 0.0) & (weight[s, n] > 0.0)
+                step = (adv[s, a, n] - total / count) / (complement[n] if complement[n] > 0.0 else 1.0)
+                out[s, a, n] = step if taken else 0.0
+
+
+@kernel
+def store(x, first, count, code, out):
+    """out[first+n,s,a] = x[s,a,n] for `count` lanes, where `out` is asked for; what is not finite fails"""
+    if out.shape[0] == 0:
+        return
+    S, A, N = x.shape
+    for s in range(S):
+        for a in range(A):
+            for n in range(N):
+                code[n] = code[n] if (abs(x[s, a, n]) < np.inf) | (code[n] != 0.0) else OVERFLOW
+            for n in range(count):
+                out[first + n, s, a] = x[s, a, n]
+
+
+@kernel
+def solve(
+    lanes,
+    first,
+    stop,
+    shape,
+    strides,
+    P,
+    r,
+    gamma,
+    mu,
+    theta,
+    ended,
+    code,
+    gradient,
+    step,
+    pi_out,
+    q_out,
+    adv_out,
+    V_out,
+    d_out,
+    visits_out,
+    J_out,
+):
+    """Problems first..stop-1 of a batch of this `shape`, `lanes` at a time; what has no rows is not asked for
+
+    The problem at place m of the batch reads row sum_i strides[x,i] m_i of argument x: P (m, S, A, S), r (m, S, A), gamma (m,), mu (m, S),
+    theta (m, S, A) and ended (m, S) have as many rows as differ. Results of actions are (n, S, A), of states (n, S, 1),
+    J is (n, 1, 1): gradient = d(s) pi(a|s) A(s,a)   (Sutton et al. 1999, Theorem 1), `step` the natural gradient.
+    """
+    S, A = theta.shape[1:]
+    at = np.empty((6, lanes), np.int64)
+    lane, status, discount = np.empty((3, lanes)), np.empty(lanes), np.empty((2, lanes))
+    states = np.empty((14, S, lanes))
+    start, goes_on, row, leaving, pivot = states[0], states[1], states[2], states[3], states[4]
+    b, solution, d, visits = states[5:7], states[7:11], states[11], states[12]
+    actions = np.empty((6, S, A, lanes))
+    reward, pi, total, q, adv, x = actions[0], actions[1], actions[2], actions[3], actions[4], actions[5]
+    off = np.empty((S, S, lanes))
+    for begin in range(first, stop, lanes):
+        locate(begin, stop - 1, shape, strides, at)
+        load(at, gamma, mu, ended, discount, goes_on, lane, status, start)
+        act(at, r, theta, goes_on, lane, status, pi, reward)
+        induce(at, P, reward, pi, discount, goes_on, row, lane, status, total, leaving, b, off)
+        eliminate(status, pivot, leaving, b, off)
+        substitute(off, leaving, b, solution)
+        for s in range(S):
+            for n in range(lanes):
+                d[s, n] = start[s, n]
+        substitute_transposed(off, pivot, d)
+        look_ahead(at, P, reward, total, discount, solution, row, q, adv)
+        centre(pi, lane, adv)
+        lane[0] = 0.0
+        for s in range(S):
+            for n in range(lanes):
+                lane[0, n] += start[s, n] * solution[0, s, n]
+                visits[s, n] = d[s, n] * (discount[1, n] if goes_on[s, n] != 0.0 else 1.0)
+                d[s, n] *= goes_on[s, n]
+            for a in range(A):
+                for n in range(lanes):
+                    x[s, a, n] = d[s, n] * pi[s, a, n] * adv[s, a, n]
+        count = min(lanes, stop - begin)
+        store(x, begin, count, status, gradient)
+        store(pi, begin, count, status, pi_out)
+        store(q, begin, count, status, q_out)
+        store(adv, begin, count, status, adv_out)
+        store(solution[0].reshape(S, 1, lanes), begin, count, status, V_out)
+        store(d.reshape(S, 1, lanes), begin, count, status, d_out)
+        store(visits.reshape(S, 1, lanes), begin, count, status, visits_out)
+        store(lane[:1].reshape(1, 1, lanes), begin, count, status, J_out)
+        if step.shape[0] > 0:
             for s in range(S):
-                for a in range(A):
-                    out[begin + l, s, a] = G.adv[s, a, l]
+                for n in range(lanes):
+                    row[s, n] = visits[s, n] * goes_on[s, n] if discount[1, n] > 0.0 else d[s, n]
+            natural_step(pi, row, discount[1], adv, x)
+            store(x, begin, count, status, step)
+        for n in range(count):
+            code[begin + n] = status[n]
