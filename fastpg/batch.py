@@ -236,7 +236,7 @@ class _Batch:
         if code.any():
             self._fail(code)
         results = dict(zip(RESULTS, out, strict=True))
-        return [frozen(results[name].reshape(*self.shape, *cores[name])) for name in names]
+        return [frozen(results[name].reshape(self.shape + cores[name])) for name in names]
 
     def _fail(self, code: FloatArray) -> NoReturn:
         """Raise what single calls raise for the first problem that failed, with its place."""

@@ -311,11 +311,11 @@ def solve(
     visits_out,
     J_out,
 ):
-    """Problems first..stop-1 of a batch of this `shape`, `lanes` at a time; what has no rows is not asked for
+    """Problems first..stop-1 of a batch of this `shape`, `lanes` at a time; an `out` without rows is not asked for
 
-    The problem at place m of the batch reads row sum_i strides[x,i] m_i of argument x: P (m, S, A, S), r (m, S, A), gamma (m,), mu (m, S),
-    theta (m, S, A) and ended (m, S) have as many rows as differ. Results of actions are (n, S, A), of states (n, S, 1),
-    J is (n, 1, 1): gradient = d(s) pi(a|s) A(s,a)   (Sutton et al. 1999, Theorem 1), `step` the natural gradient.
+    The problem at place m of the batch reads row sum_i strides[x,i] m_i of argument x. The arguments P (., S, A, S),
+    r (., S, A), gamma (.,), mu (., S), theta (., S, A) and ended (., S) have as many rows as differ. What is written is
+    (n, S, A), of states (n, S, 1), J (n, 1, 1): gradient = d(s) pi(a|s) A(s,a)   (Sutton et al. 1999, Theorem 1).
     """
     S, A = theta.shape[1:]
     at = np.empty((6, lanes), np.int64)
