@@ -241,7 +241,7 @@ class _Batch:
     def _fail(self, code: FloatArray) -> NoReturn:
         """Raise what single calls raise for the first problem that failed, with its place."""
         i = int(np.flatnonzero(code)[0])
-        place = [int(n) for n in np.unravel_index(i, self.shape)]
+        place = np.array(np.unravel_index(i, self.shape), np.int64)
         found = (x.rows[steps @ place] for x, steps in zip(self.arguments.values(), self.strides, strict=True))
         P, r, gamma, mu, theta, ended = found
         error: FastPGError
@@ -252,10 +252,10 @@ class _Batch:
             error = raised
         else:
             error = _beyond_the_single_call(code[i], ev)
-        if not place:
+        if not self.shape:
             raise error from None
         failed = np.count_nonzero(code)
-        raise type(error)(f"in problem {place}, {error}; {failed} of {self.n} problems fail") from None
+        raise type(error)(f"in problem {place.tolist()}, {error}; {failed} of {self.n} problems fail") from None
 
 
 def _beyond_the_single_call(code: float, evaluation: Evaluation) -> FastPGError:

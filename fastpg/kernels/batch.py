@@ -274,15 +274,22 @@ def natural_step(pi, weight, complement, adv, out):
 
 
 @kernel
+def require_finite(x, code):
+    """Lanes where x is not finite have failed, in this way if in no other."""
+    for s in range(x.shape[0]):
+        for a in range(x.shape[1]):
+            for n in range(x.shape[2]):
+                code[n] = code[n] if (abs(x[s, a, n]) < np.inf) | (code[n] != 0.0) else OVERFLOW
+
+
+@kernel
 def store(x, first, count, code, out):
     """out[first+n,s,a] = x[s,a,n] for `count` lanes, where `out` is asked for; what is not finite fails"""
     if out.shape[0] == 0:
         return
-    S, A, N = x.shape
-    for s in range(S):
-        for a in range(A):
-            for n in range(N):
-                code[n] = code[n] if (abs(x[s, a, n]) < np.inf) | (code[n] != 0.0) else OVERFLOW
+    require_finite(x, code)
+    for s in range(x.shape[0]):
+        for a in range(x.shape[1]):
             for n in range(count):
                 out[first + n, s, a] = x[s, a, n]
 
@@ -348,6 +355,8 @@ def solve(
             for a in range(A):
                 for n in range(lanes):
                     x[s, a, n] = d[s, n] * pi[s, a, n] * adv[s, a, n]
+        require_finite(solution[:1], status)
+        require_finite(adv, status)
         count = min(lanes, stop - begin)
         store(x, begin, count, status, gradient)
         store(pi, begin, count, status, pi_out)
