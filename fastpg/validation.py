@@ -21,8 +21,8 @@ def frozen(array: ArrayT) -> ArrayT:
     return array
 
 
-def float_array(name: str, value: object, error: type[FastPGError]) -> FloatArray:
-    """A fresh C-contiguous float64 copy of `value`."""
+def numbers(name: str, value: object, error: type[FastPGError]) -> npt.NDArray[Any]:
+    """`value` as an array of real numbers, not copied where it is one."""
     try:
         array = np.asarray(value)
     except ValueError:
@@ -32,7 +32,12 @@ def float_array(name: str, value: object, error: type[FastPGError]) -> FloatArra
         raise error(f"{name} must hold a number everywhere but {hidden} of its {array.size} entries are masked")
     if array.dtype.kind not in "biuf":
         raise error(f"{name} must hold real numbers but has dtype {array.dtype}")
-    return np.array(array, dtype=np.float64, order="C")
+    return array
+
+
+def float_array(name: str, value: object, error: type[FastPGError]) -> FloatArray:
+    """A fresh C-contiguous float64 copy of `value`."""
+    return np.array(numbers(name, value, error), dtype=np.float64, order="C")
 
 
 def mask_array(name: str, value: object, shape: tuple[int, ...], error: type[FastPGError]) -> BoolArray:

@@ -1,0 +1,376 @@
+"""Many small problems at once: a group of them lies side by side on the last axis, the lanes, of its arrays.
+
+Every innermost loop runs over the N lanes, which are independent, so that the compiler makes vector instructions of it.
+`code` (N,) says which lanes have failed, and how.
+"""
+
+import numpy as np
+
+from fastpg.kernels import kernel
+
+TOLERANCE = 1e-9
+EPS = 2.0**-52
+
+# What is wrong with a problem: its input; the process need not end; a number too large for float64.
+INVALID, SINGULAR, OVERFLOW = 1.0, 2.0, 3.0
+
+
+@kernel
+def locate(first, last, shape, strides, out):
+    """out[x,n] = the row of argument x that problem min(first + n, last) of the batch reads"""
+    out[:] = 0
+    for n in range(out.shape[1]):
+        rest = min(first + n, last)
+        for i in range(shape.size - 1, -1, -1):
+            digit = rest % shape[i]
+            rest //= shape[i]
+            for x in range(out.shape[0]):
+                out[x, n] += strides[x, i] * digit
+
+
+@kernel
+def divide(total, out):
+    """out[k,n] /= total[n], 0 where that is infinite"""
+    for k in range(out.shape[0]):
+        for n in range(out.shape[1]):
+            out[k, n] = out[k, n] / total[n] if total[n] < np.inf else 0.0
+
+
+@kernel
+def normalise(read, low, code, total, out):
+    """Each lane of out (K, N) checked to be a law and divided by total[n], its sum; 0 where `read` is 0."""
+    K, N = out.shape
+    total[:] = 0.0
+    low[:] = 0.0
+    for k in range(K):
+        for n in range(N):
+            total[n] += out[k, n]
+            low[n] = out[k, n] if out[k, n] < low[n] else low[n]
+    uneven = 0.0
+    for n in range(N):
+        gap = abs(total[n] - 1.0)
+        code[n] = code[n] if ((gap <= TOLERANCE) & (low[n] >= 0.0)) | (read[n] == 0.0) else INVALID
+        total[n] = 1.0 if gap <= K * EPS else total[n]
+        total[n] = total[n] if read[n] != 0.0 else np.inf
+        uneven += 0.0 if total[n] == 1.0 else 1.0
+    if uneven != 0.0:
+        divide(total, out)
+
+
+@kernel
+def softmax(top, total, code, out):
+    """out[a,n] = exp(out[a,n] - max_b out[b,n]) / sum_c exp(out[c,n] - max_b out[b,n]), checked"""
+    A, N = out.shape
+    for n in range(N):
+        top[n] = out[0, n]
+        total[n] = 0.0
+    for a in range(1, A):
+        for n in range(N):
+            top[n] = out[a, n] if out[a, n] > top[n] else top[n]
+    for a in range(A):
+        for n in range(N):
+            out[a, n] = np.exp(out[a, n] - top[n])
+    for a in range(A):
+        for n in range(N):
+            total[n] += out[a, n]
+    for n in range(N):  # a logit of nan or +inf, or a state without one above -inf, makes it nan
+        code[n] = code[n] if total[n] >= 1.0 else INVALID
+    for a in range(A):
+        for n in range(N):
+            out[a, n] /= total[n]
+
+
+@kernel
+def load(at, gamma, mu, ended, discount, goes_on, lane, code, out):
+    """discount = (gamma, 1 - gamma), goes_on = 1 - ended and out = mu of a group, checked"""
+    S, N = out.shape
+    for n in range(N):
+        discount[0, n] = gamma[at[2, n]]
+        discount[1, n] = 1.0 - discount[0, n]
+        code[n] = 0.0 if (discount[0, n] >= 0.0) & (discount[0, n] <= 1.0) else INVALID
+        for s in range(S):
+            goes_on[s, n] = 0.0 if ended[at[5, n], s] else 1.0
+            out[s, n] = mu[at[3, n], s]
+    lane[2] = 1.0
+    normalise(lane[2], lane[0], code, lane[1], out)
+
+
+@kernel
+def act(at, r, theta, goes_on, lane, code, pi, out):
+    """pi = softmax(theta) and out = r of a group, checked"""
+    S, A, N = out.shape
+    for n in range(N):
+        for s in range(S):
+            for a in range(A):
+                out[s, a, n] = r[at[1, n], s, a]
+                pi[s, a, n] = theta[at[4, n], s, a]
+    for s in range(S):
+        softmax(lane[0], lane[1], code, pi[s])
+        for a in range(A):
+            for n in range(N):
+                good = (abs(out[s, a, n]) < np.inf) & ((goes_on[s, n] != 0.0) | (out[s, a, n] == 0.0))
+                code[n] = code[n] if good else INVALID
+
+
+@kernel
+def induce(at, P, r, pi, discount, goes_on, row, lane, code, total, leaving, b, out):
+    """out[s,k] = gamma P_pi(k|s), b = (r_pi, |r_pi|), `leaving` the row sums of I - gamma P_pi, total the sums in P"""
+    S, A, N = pi.shape
+    b[:] = 0.0
+    out[:] = 0.0
+    for s in range(S):
+        for a in range(A):
+            for n in range(N):
+                for k in range(S):
+                    row[k, n] = P[at[0, n], s, a, k]
+            normalise(goes_on[s], lane[0], code, total[s, a], row)
+            for n in range(N):
+                b[0, s, n] += pi[s, a, n] * r[s, a, n]
+                lane[0, n] = discount[0, n] * pi[s, a, n]
+            for k in range(S):
+                for n in range(N):
+                    out[s, k, n] += lane[0, n] * row[k, n]
+        for n in range(N):
+            b[1, s, n] = abs(b[0, s, n])
+            leaving[s, n] = discount[1, n] if goes_on[s, n] != 0.0 else 1.0
+
+
+@kernel
+def eliminate(code, pivot, leaving, b, off):
+    """I - discount P_pi = L U without a subtraction   (Grassmann, Taksar & Heyman 1985; see `kernels.gth.eliminate`)
+
+    U = I - (what is above the diagonal of `off`), L = diag(pivot) - (what is below); b becomes L^{-1} b, `leaving` too.
+    """
+    S, _, N = off.shape
+    for k in range(S):
+        for n in range(N):
+            pivot[k, n] = leaving[k, n]
+        for j in range(k + 1, S):
+            for n in range(N):
+                pivot[k, n] += off[k, j, n]
+        for n in range(N):
+            code[n] = SINGULAR if (pivot[k, n] == 0.0) & (code[n] == 0.0) else code[n]
+            leaving[k, n] /= pivot[k, n]
+            b[0, k, n] /= pivot[k, n]
+            b[1, k, n] /= pivot[k, n]
+        for j in range(k + 1, S):
+            for n in range(N):
+                off[k, j, n] /= pivot[k, n]
+        for i in range(k + 1, S):
+            for n in range(N):
+                leaving[i, n] += off[i, k, n] * leaving[k, n]
+                b[0, i, n] += off[i, k, n] * b[0, k, n]
+                b[1, i, n] += off[i, k, n] * b[1, k, n]
+            for j in range(k + 1, S):
+                for n in range(N):
+                    off[i, j, n] += off[i, k, n] * off[k, j, n]
+
+
+@kernel
+def substitute(off, leaving, b, out):
+    """out = U^{-1} applied to b = L^{-1} (r_pi, |r_pi|) and to what gives V - V(g), g the last state, and its size
+
+    h = V - V(g) solves the equations of V with r_pi - V(g) (1 - discount) on the right, and h(g) = 0: near discount 1
+    it holds digits that V is too large to hold (see `solvers.GTH`). Errors of V and h are a few S ulp of their sizes.
+    """
+    S, N = leaving.shape
+    g = S - 1
+    for k in range(S):
+        for n in range(N):
+            out[0, k, n] = b[0, k, n]
+            out[1, k, n] = b[1, k, n]
+            out[2, k, n] = b[0, k, n] - b[0, g, n] * leaving[k, n] if k < g else 0.0
+            out[3, k, n] = b[1, k, n] + b[1, g, n] * leaving[k, n] if k < g else 0.0
+    for x in range(4):
+        for k in range(g - 1, -1, -1):
+            for j in range(k + 1, S):
+                for n in range(N):
+                    out[x, k, n] += off[k, j, n] * out[x, j, n]
+
+
+@kernel
+def substitute_transposed(off, pivot, out):
+    """out = (L U)^{-T} out"""
+    S, N = out.shape
+    for k in range(S):
+        for i in range(k):
+            for n in range(N):
+                out[k, n] += off[i, k, n] * out[i, n]
+    for k in range(S - 1, -1, -1):
+        for i in range(k + 1, S):
+            for n in range(N):
+                out[k, n] += off[i, k, n] * out[i, n]
+        for n in range(N):
+            out[k, n] /= pivot[k, n]
+
+
+@kernel
+def look_ahead(at, P, r, total, discount, solution, row, q, out):
+    """q[s,a] = r(s,a) + gamma sum_k P(k|s,a) V(k), and out the same of V or h, whichever has less rounding in s"""
+    S, A, N = out.shape
+    q[:] = 0.0
+    out[:] = 0.0
+    for s in range(S):
+        for a in range(A):
+            uneven = 0.0
+            for n in range(N):
+                uneven += 0.0 if total[s, a, n] == 1.0 else 1.0
+                for k in range(S):
+                    row[k, n] = P[at[0, n], s, a, k]
+            if uneven != 0.0:
+                divide(total[s, a], row)
+            for k in range(S):
+                for n in range(N):
+                    q[s, a, n] += row[k, n] * solution[0, k, n]
+                    out[s, a, n] += row[k, n] * solution[2, k, n]
+            for n in range(N):
+                q[s, a, n] = r[s, a, n] + discount[0, n] * q[s, a, n]
+                relative = r[s, a, n] + discount[0, n] * out[s, a, n]
+                out[s, a, n] = q[s, a, n] if solution[1, s, n] <= solution[3, s, n] else relative
+
+
+@kernel
+def centre(pi, lane, out):
+    """out[s,a] -= sum_b pi(b|s) out[s,b], by differences from the likeliest action   (see `evaluation.advantage`)"""
+    S, A, N = out.shape
+    top, reference, mean = lane[0], lane[1], lane[2]
+    for s in range(S):
+        for n in range(N):
+            top[n] = pi[s, 0, n]
+            reference[n] = out[s, 0, n]
+            mean[n] = 0.0
+        for a in range(1, A):
+            for n in range(N):
+                likelier = pi[s, a, n] > top[n]
+                reference[n] = out[s, a, n] if likelier else reference[n]
+                top[n] = pi[s, a, n] if likelier else top[n]
+        for a in range(A):
+            for n in range(N):
+                out[s, a, n] -= reference[n]
+                mean[n] += pi[s, a, n] * out[s, a, n]
+        for a in range(A):
+            for n in range(N):
+                out[s, a, n] -= mean[n]
+
+
+@kernel
+def natural_step(pi, weight, complement, adv, out):
+    """out[s,a] = (adv(s,a) - mean of adv(s,.)) / (1 - gamma), over the actions with pi > 0, 0 where weight = 0
+
+    At discount 1 the divisor is 1   (see `fastpg.natural_gradient`).
+    """
+    S, A, N = out.shape
+    for s in range(S):
+        for n in range(N):
+            total, count = 0.0, 0.0
+            for a in range(A):
+                taken = pi[s, a, n] > 0.0
+                total += adv[s, a, n] if taken else 0.0
+                count += 1.0 if taken else 0.0
+            for a in range(A):
+                taken = (pi[s, a, n] > 0.0) & (weight[s, n] > 0.0)
+                step = (adv[s, a, n] - total / count) / (complement[n] if complement[n] > 0.0 else 1.0)
+                out[s, a, n] = step if taken else 0.0
+
+
+@kernel
+def require_finite(x, code):
+    """Lanes where x is not finite have failed, in this way if in no other."""
+    for s in range(x.shape[0]):
+        for a in range(x.shape[1]):
+            for n in range(x.shape[2]):
+                code[n] = code[n] if (abs(x[s, a, n]) < np.inf) | (code[n] != 0.0) else OVERFLOW
+
+
+@kernel
+def store(x, first, count, code, out):
+    """out[first+n,s,a] = x[s,a,n] for `count` lanes, where `out` is asked for; what is not finite fails"""
+    if out.shape[0] == 0:
+        return
+    require_finite(x, code)
+    for s in range(x.shape[0]):
+        for a in range(x.shape[1]):
+            for n in range(count):
+                out[first + n, s, a] = x[s, a, n]
+
+
+@kernel
+def solve(
+    lanes,
+    first,
+    stop,
+    shape,
+    strides,
+    P,
+    r,
+    gamma,
+    mu,
+    theta,
+    ended,
+    code,
+    gradient,
+    step,
+    pi_out,
+    q_out,
+    adv_out,
+    V_out,
+    d_out,
+    visits_out,
+    J_out,
+):
+    """Problems first..stop-1 of a batch of this `shape`, `lanes` at a time; an `out` without rows is not asked for
+
+    The problem at place m of the batch reads row sum_i strides[x,i] m_i of argument x. The arguments P (., S, A, S),
+    r (., S, A), gamma (.,), mu (., S), theta (., S, A) and ended (., S) have as many rows as differ. What is written is
+    (n, S, A), of states (n, S, 1), J (n, 1, 1): gradient = d(s) pi(a|s) A(s,a)   (Sutton et al. 1999, Theorem 1).
+    """
+    S, A = theta.shape[1:]
+    at = np.empty((6, lanes), np.int64)
+    lane, status, discount = np.empty((3, lanes)), np.empty(lanes), np.empty((2, lanes))
+    states = np.empty((14, S, lanes))
+    start, goes_on, row, leaving, pivot = states[0], states[1], states[2], states[3], states[4]
+    b, solution, d, visits = states[5:7], states[7:11], states[11], states[12]
+    actions = np.empty((6, S, A, lanes))
+    reward, pi, total, q, adv, x = actions[0], actions[1], actions[2], actions[3], actions[4], actions[5]
+    off = np.empty((S, S, lanes))
+    for begin in range(first, stop, lanes):
+        locate(begin, stop - 1, shape, strides, at)
+        load(at, gamma, mu, ended, discount, goes_on, lane, status, start)
+        act(at, r, theta, goes_on, lane, status, pi, reward)
+        induce(at, P, reward, pi, discount, goes_on, row, lane, status, total, leaving, b, off)
+        eliminate(status, pivot, leaving, b, off)
+        substitute(off, leaving, b, solution)
+        for s in range(S):
+            for n in range(lanes):
+                d[s, n] = start[s, n]
+        substitute_transposed(off, pivot, d)
+        look_ahead(at, P, reward, total, discount, solution, row, q, adv)
+        centre(pi, lane, adv)
+        lane[0] = 0.0
+        for s in range(S):
+            for n in range(lanes):
+                lane[0, n] += start[s, n] * solution[0, s, n]
+                visits[s, n] = d[s, n] * (discount[1, n] if goes_on[s, n] != 0.0 else 1.0)
+                d[s, n] *= goes_on[s, n]
+            for a in range(A):
+                for n in range(lanes):
+                    x[s, a, n] = d[s, n] * pi[s, a, n] * adv[s, a, n]
+        require_finite(solution[:1], status)
+        require_finite(adv, status)
+        count = min(lanes, stop - begin)
+        store(x, begin, count, status, gradient)
+        store(pi, begin, count, status, pi_out)
+        store(q, begin, count, status, q_out)
+        store(adv, begin, count, status, adv_out)
+        store(solution[0].reshape(S, 1, lanes), begin, count, status, V_out)
+        store(d.reshape(S, 1, lanes), begin, count, status, d_out)
+        store(visits.reshape(S, 1, lanes), begin, count, status, visits_out)
+        store(lane[:1].reshape(1, 1, lanes), begin, count, status, J_out)
+        if step.shape[0] > 0:
+            for s in range(S):
+                for n in range(lanes):
+                    row[s, n] = visits[s, n] * goes_on[s, n] if discount[1, n] > 0.0 else d[s, n]
+            natural_step(pi, row, discount[1], adv, x)
+            store(x, begin, count, status, step)
+        for n in range(count):
+            code[begin + n] = status[n]

@@ -1,0 +1,373 @@
+"""Batches against single calls, rational arithmetic, complex steps and the laws of broadcasting."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import mutually_broadcastable_shapes
+
+import fastpg
+from fastpg import MDP, InvalidArgument, InvalidModel, InvalidPolicy, SoftmaxPolicy, SolveError, batch
+from fastpg.kernels import batch as kernels
+from fastpg.testing import oracles
+from fastpg.testing.assertions import assert_within, rounding
+
+EPS = np.finfo(float).eps
+DISCOUNTS = [0.0, 0.3, 0.9, 0.99, 1 - 1e-3]
+# Here the single call uses elimination without subtraction as well.
+NEAR_ONE = [1 - 1e-5, 1 - 1e-9, 1.0]
+
+
+def laws(rng, *shape):
+    """Random laws, many of whose entries are 0."""
+    weight = rng.exponential(size=shape) * (rng.random(shape) < 0.6)
+    weight[..., rng.integers(shape[-1])] += 0.01
+    return weight / weight.sum(axis=-1, keepdims=True)
+
+
+@st.composite
+def arguments(draw, discounts=DISCOUNTS, ends=False):
+    """Arguments of a batch whose leading axes broadcast: zeros, -inf, terminal states, one state or action included.
+
+    With `ends` state 0 is terminal and every row leads one state down with a chance of at least 1/4.
+    """
+    S, A = draw(st.integers(1, 6), label="S"), draw(st.integers(1, 4), label="A")
+    shapes = draw(mutually_broadcastable_shapes(num_shapes=6, max_dims=3, max_side=3), label="shapes").input_shapes
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
+    P = laws(rng, *shapes[0], S, A, S)
+    terminal = rng.random((*shapes[5], S)) < draw(st.sampled_from([0.0, 0.3]), label="terminal")
+    if ends:
+        terminal[..., 0] = True
+        down = np.maximum(np.arange(S) - 1, 0)
+        P = 0.75 * P + 0.25 * np.eye(S)[down][:, None, :]
+    ended = np.broadcast_to(terminal, np.broadcast_shapes(shapes[1] + (S,), terminal.shape)).any(
+        axis=tuple(range(max(len(shapes[1]), len(shapes[5]))))
+    )
+    r = rng.standard_normal((*shapes[1], S, A)) * 10.0 ** draw(st.integers(-3, 3), label="scale")
+    r[..., ended, :] = 0.0
+    discount = rng.choice(discounts, size=shapes[2])
+    theta = rng.normal(size=(*shapes[4], S, A), scale=draw(st.sampled_from([0.0, 1.0, 10.0]), label="spread"))
+    theta[rng.random(theta.shape) < draw(st.sampled_from([0.0, 0.3]), label="masked")] = -np.inf
+    theta[..., rng.integers(A)] = 0.5
+    return (P, r, discount, laws(rng, *shapes[3], S), theta), terminal
+
+
+def problems(args, terminal):
+    """The place of each problem of a batch, its MDP and its policy."""
+    cores = (3, 2, 0, 1, 2, 1)
+    arrays = [np.asarray(x) for x in (*args, terminal)]
+    shape = np.broadcast_shapes(*(x.shape[: x.ndim - core] for x, core in zip(arrays, cores, strict=True)))
+    full = [np.broadcast_to(x, shape + x.shape[x.ndim - core :]) for x, core in zip(arrays, cores, strict=True)]
+    for place in np.ndindex(shape):
+        P, r, gamma, mu, theta, ended = (x[place] for x in full)
+        yield place, MDP(P, r, float(gamma), mu, terminal=ended), SoftmaxPolicy(theta)
+
+
+def assert_equals_single_calls(args, terminal):
+    ev = batch.evaluate(*args, terminal=terminal)
+    gradient = batch.policy_gradient(*args, terminal=terminal)
+    natural = batch.natural_gradient(*args, terminal=terminal)
+    blocks = batch.fisher(*args, terminal=terminal)
+    for place, mdp, policy in problems(args, terminal):
+        one = fastpg.evaluate(mdp, policy)
+        first, second = (rounding(mdp, policy, resolvents=m) for m in (1, 2))
+        unit = rounding(mdp, policy, resolvents=1, scale=1.0)
+        scale = mdp.discount_complement or 1.0
+        assert_within(ev.value[place], one.value, first)
+        assert_within(ev.action_value[place], one.action_value, first)
+        assert_within(ev.advantage[place], one.advantage, first)
+        assert_within(ev.expected_return[place], one.expected_return, first)
+        assert_within(ev.occupancy[place], one.occupancy, unit)
+        assert_within(ev.visitation[place], one.visitation, unit)
+        assert_within(ev.probabilities[place], one.policy.probabilities, 0)
+        assert_within(gradient[place], fastpg.policy_gradient(one), second)
+        F = fastpg.fisher_information(one)
+        assert_within(blocks[place], F.blocks, unit)
+        # Where the weight is rounding itself, one of the two may be 0.
+        clear = (F.weight == 0) | (F.weight > 1e-250)
+        assert_within(natural[place][clear], fastpg.natural_gradient(one)[clear], 2 * first / scale)
+
+
+@given(arguments())
+def test_a_batch_is_its_single_calls(case):
+    assert_equals_single_calls(*case)
+
+
+@given(arguments(NEAR_ONE, ends=True))
+def test_a_batch_is_its_single_calls_near_discount_1_and_at_1(case):
+    assert_equals_single_calls(*case)
+
+
+@given(arguments(DISCOUNTS + NEAR_ONE[:-1]), st.integers(0, 10**6))
+def test_values_and_gradients_are_those_of_rational_arithmetic(case, pick):
+    """Entrywise for rewards >= 0; the gradient within the rounding of the terms it is the difference of."""
+    (P, r, discount, mu, theta), terminal = case
+    args = (P, np.abs(r), discount, mu, theta)
+    ev = batch.evaluate(*args, terminal=terminal)
+    gradient = batch.policy_gradient(*args, terminal=terminal)
+    found = list(problems(args, terminal))
+    place, mdp, policy = found[pick % len(found)]
+    exact = oracles.rational_evaluation(mdp, policy)
+    ulps = 16 * (mdp.n_states + mdp.n_actions) * EPS
+    for name in ("value", "action_value", "occupancy", "expected_return"):
+        truth = np.array(getattr(exact, name), dtype=float)
+        assert_within(getattr(ev, name)[place], truth, ulps * np.abs(truth))
+    truth = exact.logit_gradient.astype(float)
+    terms = (exact.occupancy[:, None] * oracles.exact(policy.probabilities) * exact.action_value).astype(float)
+    sizes = terms + (exact.occupancy * exact.value).astype(float)[:, None] * policy.probabilities
+    assert_within(gradient[place], truth, ulps * sizes)
+
+
+@pytest.mark.parametrize("complement", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_gradients_keep_their_digits_near_discount_1(complement):
+    """The differences of values that are all near 1 / (1 - discount), relative to the largest entry."""
+    rng = np.random.default_rng(0)
+    args = (laws(rng, 5, 6, 3, 6), rng.random((5, 6, 3)), 1 - complement, np.full(6, 1 / 6), rng.normal(size=(5, 6, 3)))
+    gradient = batch.policy_gradient(*args)
+    for place, mdp, policy in problems(args, np.zeros(6, bool)):
+        truth = oracles.rational_evaluation(mdp, policy).logit_gradient.astype(float)
+        assert_within(gradient[place], truth, 100 * EPS * np.abs(truth).max())
+
+
+def test_gradients_are_derivatives_of_the_return():
+    """Complex steps through an own softmax and an own solve."""
+    rng = np.random.default_rng(1)
+    P, r, theta = laws(rng, 4, 5, 3, 5), rng.normal(size=(5, 3)), rng.normal(size=(3, 1, 5, 3))
+    theta[0, 0, 2, 1] = -np.inf
+    args = (P, r, [0.0, 0.5, 0.9, 0.95], laws(rng, 5), theta)
+    gradient = batch.policy_gradient(*args)
+    for place, mdp, policy in problems(args, np.zeros(5, bool)):
+        expected = oracles.complex_step_gradient(mdp, policy)
+        assert_within(gradient[place], expected, rounding(mdp, policy, resolvents=2))
+
+
+def example(n=300, S=4, A=3, seed=0):
+    """Arguments of n problems that share nothing, one third of them with a terminal state."""
+    rng = np.random.default_rng(seed)
+    terminal = np.zeros((n, S), bool)
+    terminal[::3, 1] = True
+    r = np.where(terminal[..., None], 0.0, rng.normal(size=(n, S, A)))
+    theta = rng.normal(size=(n, S, A))
+    theta[::5, 0, 1] = -np.inf
+    return [laws(rng, n, S, A, S) * (1 + 1e-10), r, rng.random(n), laws(rng, n, S), theta], terminal
+
+
+def everything(args, terminal, **options):
+    """All results of a batch, one after another."""
+    found = [*batch.evaluate(*args, terminal=terminal, **options)]
+    return found + [f(*args, terminal=terminal, **options) for f in FUNCTIONS[1:]]
+
+
+FUNCTIONS = [batch.evaluate, batch.policy_gradient, batch.natural_gradient, batch.fisher]
+
+
+def test_a_problem_does_not_depend_on_its_neighbours_or_threads(monkeypatch):
+    args, terminal = example()
+    whole = everything(args, terminal, threads=1)
+    monkeypatch.setattr(batch, "WORTH_A_THREAD", 0)
+    for threads in (None, 2, 3):
+        for x, y in zip(everything(args, terminal, threads=threads), whole, strict=True):
+            np.testing.assert_array_equal(x, y)
+    for part in (slice(7, 8), slice(100, 131), slice(None, None, -1)):
+        some = everything([x[part] for x in args], terminal[part])
+        for x, y in zip(some, whole, strict=True):
+            np.testing.assert_array_equal(x, y[part])
+
+
+def test_how_an_array_is_stored_does_not_matter():
+    args, terminal = example()
+    whole = everything(args, terminal)
+    others = [np.asfortranarray(x) for x in args], [x[::-1].copy()[::-1] for x in args], [x.tolist() for x in args]
+    for other in others:
+        for x, y in zip(everything(other, terminal), whole, strict=True):
+            np.testing.assert_array_equal(x, y)
+    for x in args:
+        assert x.flags.writeable  # arguments are left as they were
+        x.flags.writeable = False
+    for x, y in zip(everything(args, terminal.astype(int)), whole, strict=True):
+        np.testing.assert_array_equal(x, y)
+        assert not x.flags.writeable
+    args[1] = args[1].astype(np.float32)
+    for x, y in zip(
+        everything(args, terminal), everything([args[0], args[1].astype(float), *args[2:]], terminal), strict=True
+    ):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_rewards_of_states_are_those_of_each_action():
+    args, _ = example()
+    args[1] = np.arange(4.0)[:, None]
+    np.testing.assert_array_equal(
+        batch.policy_gradient(*args), batch.policy_gradient(args[0], np.tile(args[1], 3), *args[2:])
+    )
+
+
+def test_what_is_broadcast_is_not_copied():
+    """One model under 500 policies, written in three ways; 500 copies of it would take 64 MB."""
+    rng = np.random.default_rng(0)
+    n, S, A = 500, 40, 10
+    P, theta = laws(rng, S, A, S), rng.normal(size=(n, S, A))
+    many = np.broadcast_to(P, (n, S, A, S))
+    results = [batch.policy_gradient(P, np.ones((S, 1)), 0.9, np.eye(S)[0], theta, threads=1)]
+    for transition in (P, P[None], many):
+        tracemalloc.start()
+        results.append(batch.policy_gradient(transition, np.ones((S, 1)), 0.9, np.eye(S)[0], theta, threads=1))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < results[-1].nbytes + batch.SCRATCH
+        np.testing.assert_array_equal(results[-1], results[0])
+
+
+def test_a_batch_without_problems():
+    args, terminal = example()
+    none = [x[:0] for x in args]
+    assert batch.policy_gradient(*none, terminal=terminal[:0]).shape == (0, 4, 3)
+    assert batch.fisher(*none).shape == (0, 4, 3, 3)
+    assert batch.evaluate(*none[:1], args[1][:1], 0.5, *none[3:]).expected_return.shape == (0,)
+    assert batch.natural_gradient(np.ones((0, 2, 1, 1, 1)), [[1.0]], 0.5, [1.0], np.zeros((2, 1, 1))).shape == (
+        0,
+        2,
+        1,
+        1,
+    )
+
+
+def spoiled(name, place, value):
+    """The example with one entry changed."""
+    args, terminal = example()
+    args[["transition", "reward", "discount", "start", "logits"].index(name)][place] = value
+    return args, terminal
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(
+    ("name", "place", "value", "error", "message"),
+    [
+        (
+            "transition",
+            (200, 1, 2, 3),
+            np.nan,
+            InvalidModel,
+            r"\[200\], transition\[1, 2, 3\] must be finite but is nan",
+        ),
+        (
+            "transition",
+            (200, 3, 0),
+            0.45,
+            InvalidModel,
+            r"\[200\], transition\[3, 0\] must sum to 1 within 1e-09 but sums to 1.8;",
+        ),
+        (
+            "transition",
+            (200, 3, 0),
+            [-0.5, 0.5, 0.5, 0.5],
+            InvalidModel,
+            r"\[200\], transition\[3, 0, 0\] must not be negative but is -0.5",
+        ),
+        ("reward", (299, 1, 2), -np.inf, InvalidModel, r"\[299\], reward\[1, 2\] must be finite but is -inf"),
+        ("reward", (3, 1, 2), 1.0, InvalidModel, r"\[3\], reward\[1, 2\] must be 0 in a terminal state"),
+        ("discount", 1, 1.5, InvalidModel, r"\[1\], discount must be a number in \[0, 1\] but is 1.5"),
+        ("discount", 1, np.nan, InvalidModel, r"\[1\], discount must be a number in \[0, 1\] but is nan"),
+        ("start", (298, 2), np.nan, InvalidModel, r"\[298\], start\[2\] must be finite but is nan"),
+        ("start", 298, 0.5, InvalidModel, r"\[298\], start must sum to 1 within 1e-09 but sums to 2.0"),
+        ("start", 298, [-1.0, 2.0, 0.0, 0.0], InvalidModel, r"\[298\], start\[0\] must not be negative but is -1.0"),
+        ("logits", (77, 1, 0), np.nan, InvalidPolicy, r"\[77\], logits\[1, 0\] must be finite or -inf but is nan"),
+        ("logits", (77, 1, 0), np.inf, InvalidPolicy, r"\[77\], logits\[1, 0\] must be finite or -inf but is inf"),
+        ("logits", (77, 1), -np.inf, InvalidPolicy, r"\[77\], logits\[1\] must leave an action above -inf"),
+        ("discount", 1, 1.0, SolveError, r"\[1\], at discount 1 the process must end for certain"),
+        ("reward", (1, 1, 2), 1.7e308, SolveError, r"\[1\], .* overflows float64"),
+    ],
+)
+def test_each_broken_rule_is_a_sentence_with_its_place(function, name, place, value, error, message):
+    args, terminal = spoiled(name, place, value)
+    if value == 1.7e308:
+        args[2][1], args[4][1] = 0.999, 0.0
+    with pytest.raises(error, match="^in problem " + message + ".*; 1 of 300 problems fail$"):
+        function(*args, terminal=terminal)
+
+
+def test_the_place_is_that_of_the_broadcast_problem():
+    args, terminal = spoiled("transition", (200, 3, 0), 0.45)
+    args[4] = np.zeros((2, 1, 4, 3))
+    with pytest.raises(InvalidModel, match=r"^in problem \[0, 200\], transition.*; 2 of 600 problems fail$"):
+        batch.policy_gradient(*args, terminal=terminal)
+    with pytest.raises(
+        InvalidModel, match=r"^transition\[3, 0\] must sum to 1 within 1e-09 but sums to 1.8; 1 of 12 rows"
+    ):
+        batch.policy_gradient(*(x[200] for x in args[:4]), args[4][0, 0])
+
+
+def test_rows_of_terminal_states_are_not_read():
+    args, terminal = example()
+    before = everything(args, terminal)
+    args[0][::3, 1] = np.nan
+    for x, y in zip(everything(args, terminal), before, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_an_endless_process_at_discount_1_is_an_error_wherever_it_begins():
+    """State 2 is a trap that state 0 cannot reach; single calls leave its value undefined."""
+    P = np.zeros((3, 1, 3))
+    P[0, 0, 1] = P[2, 0, 2] = 1.0
+    args = (P, [[1.0], [0.0], [1.0]], [0.5, 1.0], [1.0, 0.0, 0.0], np.zeros((3, 1)))
+    terminal = [False, True, False]
+    assert np.isnan(fastpg.evaluate(MDP(P, args[1], 1.0, 0, terminal=terminal), SoftmaxPolicy(args[4])).value[2])
+    with pytest.raises(SolveError, match=r"in problem \[1\], at discount 1 .* from state 2, which start cannot reach"):
+        batch.evaluate(*args, terminal=terminal)
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "error", "message"),
+    [
+        (
+            0,
+            np.ones((4, 3)),
+            InvalidModel,
+            r"transition must have shape \(..., 4, 3, 4\) to fit logits but has shape \(4, 3\)",
+        ),
+        (
+            1,
+            np.ones((300, 4)),
+            InvalidModel,
+            r"reward must have shape \(..., 4, 3\) or \(..., 4, 1\) to fit logits but has",
+        ),
+        (2, "a", InvalidModel, "discount must hold real numbers but has dtype <U1"),
+        (
+            2,
+            np.ones(299),
+            InvalidArgument,
+            r"leading axes must broadcast but are \(300,\) of transition, .*, \(299,\) of discount",
+        ),
+        (3, 0, InvalidModel, r"start must have shape \(..., 4\) to fit logits but has shape \(\)"),
+        (4, [1.0], InvalidPolicy, r"logits must have shape \(..., S, A\) with S, A >= 1 but has shape \(1,\)"),
+        (4, np.ones((2, 0, 3)), InvalidPolicy, r"logits must have shape \(..., S, A\) with S, A >= 1 but has shape"),
+        (4, [[1.0], [1.0, 2.0]], InvalidPolicy, "logits must be a rectangular array of numbers"),
+    ],
+)
+def test_shapes_that_do_not_fit(position, value, error, message):
+    args, _ = example()
+    args[position] = value
+    with pytest.raises(error, match=message):
+        batch.policy_gradient(*args)
+
+
+def test_bad_masks_and_threads():
+    args, terminal = example()
+    with pytest.raises(InvalidModel, match="terminal must be a mask of booleans but has dtype float64"):
+        batch.evaluate(*args, terminal=terminal + 0.5)
+    with pytest.raises(InvalidModel, match=r"terminal must have shape \(..., 4\) to fit logits but has shape \(\)"):
+        batch.evaluate(*args, terminal=True)
+    with pytest.raises(InvalidArgument, match="threads must be a positive integer but is 0"):
+        batch.evaluate(*args, terminal=terminal, threads=0)
+
+
+def test_compiled_equals_interpreted(monkeypatch):
+    args, terminal = example(n=20)
+    compiled = everything(args, terminal)
+    for name, kernel in list(vars(kernels).items()):
+        if hasattr(kernel, "py_func"):
+            monkeypatch.setattr(kernels, name, kernel.py_func)
+    for x, y in zip(compiled, everything(args, terminal), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=64 * EPS * np.abs(y).max())
