@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from math import isfinite
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy import sparse
 from fastpg.errors import SolveError
 from fastpg.kernels.evaluation import induced_transition, policy_average
 from fastpg.kernels.sparse import induced_sparse_transition
+from fastpg.lazy import cached_property
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
 from fastpg.validation import BoolArray, FloatArray, frozen
@@ -46,7 +46,12 @@ class Chain:
     @cached_property
     def is_sparse(self) -> bool:
         """Whether P_pi is stored as CSR."""
-        return sparse.issparse(self.transition)
+        return not isinstance(self.transition, np.ndarray)
+
+    @cached_property
+    def all_defined(self) -> bool:
+        """Whether every state has a value; all do below discount 1."""
+        return self.discount_complement > 0 or not self.undefined.any()
 
 
 def induced_chain(mdp: MDP, policy: Policy) -> Chain:
@@ -74,7 +79,7 @@ def state_transition(mdp: MDP, policy: Policy) -> Transition:
     """P_pi (S, S), rows of terminal states zero, stored as the model's transitions are."""
     pi = policy.probabilities
     S = mdp.n_states
-    if not sparse.issparse(mdp.transition):
+    if not mdp.is_sparse:
         P = np.empty((S, S))
         induced_transition(mdp.transition, pi, P)
         return P
@@ -89,7 +94,7 @@ def state_transition(mdp: MDP, policy: Policy) -> Transition:
 def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
     """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
     S, A = mdp.n_states, mdp.n_actions
-    P = mdp.transition if sparse.issparse(mdp.transition) else mdp.transition.reshape(S * A, S)
+    P = mdp.transition if mdp.is_sparse else mdp.transition.reshape(S * A, S)
     return (P @ value).reshape(S, A, *value.shape[1:])
 
 

@@ -3,7 +3,6 @@
 import sys
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
 from math import isfinite
 from typing import overload
 
@@ -14,9 +13,10 @@ from fastpg.chain import Chain, finite, induced_chain, next_value, with_state_va
 from fastpg.errors import InvalidArgument, InvalidModel, SolveError
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
+from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
-from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose
+from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose, knows_differences
 from fastpg.structure import Structure, chain_structure, condition
 from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
 
@@ -78,16 +78,16 @@ class Evaluation:
     @cached_property
     def value(self) -> FloatArray:
         """V(s), shape (S,), in units of reward."""
-        undefined = self.chain.undefined
-        return frozen(np.where(undefined, np.nan, self._value)) if undefined.any() else self._value
+        return self._value if self.chain.all_defined else frozen(np.where(self.chain.undefined, np.nan, self._value))
 
     @cached_property
     def action_value(self) -> FloatArray:
         """Q(s,a) = r(s,a) + discount sum_k P(k|s,a) V(k), shape (S, A)."""
         mdp = self.mdp
-        with np.errstate(over="ignore"):
-            q = finite("action_value", mdp.expected_reward + mdp.discount * next_value(mdp, self._value), mdp)
-        if self.chain.undefined.any():
+        q = np.empty(self.policy.probabilities.shape)
+        kernels.action_value(mdp.expected_reward, mdp.discount, frozen(next_value(mdp, self._value)), q)
+        finite("action_value", q, mdp)
+        if not self.chain.all_defined:
             q[next_value(mdp, self.chain.undefined.astype(float)) > 0] = np.nan
         return frozen(with_state_value(mdp, q, self.value))
 
@@ -108,26 +108,28 @@ class Evaluation:
             sums = np.empty(2)
             kernels.cancellation(self.occupancy, pi, q, out, sums)
             noise, size = sums
-            kept = 1.0 if isinstance(self.factors, KnowsDifferences) else self.chain.discount_complement
+            kept = 1.0 if knows_differences(self.factors) else self.chain.discount_complement
             if size > 0 and not (isfinite(noise) and ROUNDING * noise <= LOST_DIGITS * size * kept):
                 return finite("advantage", self.error.refined_advantage, self.mdp, undefined)
         return out
 
     @cached_property
-    @np.errstate(over="ignore", invalid="ignore")  # the advantage is checked
     def _comparable_value(self) -> FloatArray:
         """Q up to a constant in each state, where that has less rounding: all that the advantage needs.
 
         The rounding of sum_k P(k|s,a) V(k) is as large as sum_k P(k|s,a) size(k), here for the actions that are taken.
         """
-        q, mdp = self.action_value, self.mdp
-        if not isinstance(self.factors, KnowsDifferences):
-            return q
+        q = self.action_value
+        return self._least_rounded(self.factors, q) if knows_differences(self.factors) else q
+
+    @np.errstate(over="ignore", invalid="ignore")  # the advantage is checked
+    def _least_rounded(self, factors: KnowsDifferences, q: FloatArray) -> FloatArray:
+        mdp = self.mdp
 
         def rounding_of(size: FloatArray) -> FloatArray:
             return np.where(self.policy.probabilities > 0, next_value(mdp, size), 0.0).max(axis=1)
 
-        (_, size), *others = self.factors.solve_up_to_a_constant(self.chain.reward)
+        (_, size), *others = factors.solve_up_to_a_constant(self.chain.reward)
         least = rounding_of(size)
         for value, size in others:
             rounding = rounding_of(size)
@@ -139,7 +141,7 @@ class Evaluation:
     @cached_property
     def occupancy(self) -> FloatArray:
         """d(s) = sum_t discount^t P(s_t = s), shape (S,), not normalised; 0 in terminal states."""
-        return frozen(np.where(self.mdp.terminal, 0.0, self._arrivals))
+        return self._arrivals if self.mdp.never_ends else frozen(np.where(self.mdp.terminal, 0.0, self._arrivals))
 
     @cached_property
     def visitation(self) -> FloatArray:

@@ -1,7 +1,6 @@
 """The quantities of an evaluation when the process stops after T steps."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +9,7 @@ from scipy import sparse
 from fastpg.chain import finite, next_value, state_transition, with_state_value
 from fastpg.kernels import evaluation as kernels
 from fastpg.kernels import horizon as sweeps
+from fastpg.lazy import cached_property
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
 from fastpg.structure import Structure, chain_structure

@@ -1,7 +1,6 @@
 """Fisher information, the natural gradient and the normalised natural step."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ from fastpg.errors import InvalidArgument, SolveError
 from fastpg.evaluation import Evaluation, require_evaluation
 from fastpg.gradient import policy_gradient
 from fastpg.kernels import evaluation as kernels
+from fastpg.lazy import cached_property
 from fastpg.policy import DirectPolicy, Policy, SoftmaxPolicy
 from fastpg.validation import FloatArray, float_array, frozen, real_between, require_finite
 

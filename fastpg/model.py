@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.errors import InvalidModel
+from fastpg.lazy import cached_property
 from fastpg.validation import (
     BoolArray,
     FloatArray,
@@ -117,6 +117,11 @@ class MDP:
     def is_sparse(self) -> bool:
         """Whether transitions are stored as a sparse (S*A, S) array."""
         return sparse.issparse(self.transition)
+
+    @cached_property
+    def never_ends(self) -> bool:
+        """Whether no state is terminal."""
+        return not self.terminal.any()
 
     @cached_property
     def all_available(self) -> bool:

@@ -1,16 +1,16 @@
 """How a chain hangs together: its recurrent classes, what is transient or unreachable, and weakly linked blocks."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.chain import Chain, reached, state_transition
+from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
-from fastpg.solvers import Factorisation, KnowsDifferences
+from fastpg.solvers import Factorisation, knows_differences
 from fastpg.validation import BoolArray, FloatArray, frozen
 
 IntArray = npt.NDArray[np.intp]
@@ -193,7 +193,7 @@ def _spread(factors: Factorisation, reward: FloatArray) -> float:
         pair[first] += 1.0
         pair[last] -= 1.0
         change = factors.solve_transposed(pair)
-        if not isinstance(factors, KnowsDifferences):
+        if not knows_differences(factors):
             found = float(np.abs(change).sum()) / 2
         if found <= best * (1 + 1e-6):
             break
@@ -204,6 +204,6 @@ def _spread(factors: Factorisation, reward: FloatArray) -> float:
 
 def _differences(factors: Factorisation, reward: FloatArray) -> FloatArray:
     """V up to a constant, with the least rounding that the factorisation offers."""
-    if not isinstance(factors, KnowsDifferences):
+    if not knows_differences(factors):
         return factors.solve(reward)
     return min(factors.solve_up_to_a_constant(reward), key=lambda estimate: estimate.size.max()).value

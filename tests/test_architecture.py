@@ -15,7 +15,7 @@ MAX_LINES = 400
 
 # Each layer may import those above it and itself; a name covers the modules below it.
 LAYERS = (
-    ("errors", "_version"),
+    ("errors", "_version", "lazy"),
     ("validation", "kernels"),
     ("rng",),
     ("model",),

@@ -38,6 +38,7 @@ LOGITS = np.array([[0.0, -np.inf, 1.0, 700.0], [1.7e308, -1.7e308, 0.0, 1.0], [0
 CASES = {
     evaluation.induced_transition: ((law(S, A, S), PI), np.zeros((S, S))),
     evaluation.policy_average: ((PI, Q), np.zeros(S)),
+    evaluation.action_value: ((Q, np.float64(0.9), Q[::-1]), np.zeros((S, A))),
     evaluation.advantage: ((PI, Q, AVAILABLE), np.zeros((S, A))),
     evaluation.cancellation: ((WEIGHT, PI, Q, Q[::-1]), np.ones(2)),
     evaluation.logit_gradient: ((WEIGHT, PI, Q), np.zeros((S, A))),

@@ -1,7 +1,6 @@
 """Rigorous bounds on the errors of an evaluation's floats."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ from fastpg.certificate.majorant import Majorant, majorant
 from fastpg.certificate.refinement import Arrivals, Value, refined_arrivals, refined_value
 from fastpg.chain import Chain, next_value
 from fastpg.kernels import twofold as kernels
+from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.solvers import Factorisation

@@ -4,7 +4,6 @@ The model is what its floats say: every row of transition, policy and start is d
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from math import frexp
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from scipy import sparse
 
 from fastpg.kernels import twofold as kernels
 from fastpg.kernels.evaluation import policy_average
+from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.validation import BoolArray, FloatArray, frozen

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from fastpg.errors import InvalidArgument
 from fastpg.exact.backend import flint
 from fastpg.exact.rationals import Objects, Rationals
+from fastpg.lazy import cached_property
 from fastpg.validation import BoolArray, FloatArray, frozen
 
 # Exponents beyond this are not written out as fractions.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from fastpg.exact.model import ExactMDP
 from fastpg.exact.problem import Problem, Table, problem
 from fastpg.exact.quantities import FiniteHorizonQuantities, Model, Quantities
 from fastpg.exact.rationals import Objects, Rationals, exact
+from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import LogLinearPolicy, Policy, SoftmaxPolicy
 from fastpg.validation import frozen, positive_integer, real_between

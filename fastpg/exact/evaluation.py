@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -13,6 +12,7 @@ from fastpg.exact.problem import Problem, Table, problem
 from fastpg.exact.quantities import FiniteHorizonQuantities, Model, Quantities
 from fastpg.exact.rationals import Objects, Rationals, exact, exact_law
 from fastpg.exact.solve import ExactSolutions, least_norm
+from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import LogLinearPolicy, Policy
 from fastpg.validation import BoolArray, frozen, positive_integer

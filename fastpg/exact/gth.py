@@ -4,7 +4,6 @@ Balls then keep their relative precision, also those of occupancies of 1e-100000
 (1985), Regenerative analysis and steady state distributions for Markov chains.
 """
 
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from fastpg.exact.backend import flint
 from fastpg.exact.balls import Balls
 from fastpg.exact.quantities import Model
 from fastpg.exact.rationals import Objects
+from fastpg.lazy import cached_property
 
 
 class Factors(NamedTuple):

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy import sparse
 from fastpg.chain import never_certain_to_end, reached
 from fastpg.errors import InvalidModel
 from fastpg.exact.model import ExactMDP, exact_probabilities
+from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import DirectPolicy, LogLinearPolicy, Policy, SoftmaxPolicy, fitted
 from fastpg.validation import BoolArray

@@ -1,12 +1,12 @@
 """The formulas, once for rational numbers and for balls."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
 from fastpg.exact.problem import Problem
+from fastpg.lazy import cached_property
 from fastpg.validation import BoolArray
 
 

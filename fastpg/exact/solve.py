@@ -1,7 +1,6 @@
 """Linear systems in rational numbers: p-adic lifting (Dixon), through FLINT."""
 
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from fastpg.exact.backend import flint
 from fastpg.exact.quantities import Model
 from fastpg.exact.rationals import Objects, Rationals
+from fastpg.lazy import cached_property
 from fastpg.validation import frozen
 
 

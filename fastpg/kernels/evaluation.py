@@ -38,6 +38,15 @@ def policy_average(pi, x, out):
 
 
 @kernel
+def action_value(r, discount, ahead, out):
+    """out[s,a] = r(s,a) + discount ahead(s,a); an overflow is for the caller to find"""
+    S, A = r.shape
+    for s in range(S):
+        for a in range(A):
+            out[s, a] = r[s, a] + discount * ahead[s, a]
+
+
+@kernel
 def advantage(pi, q, available, out):
     """out[s,a] = q(s,a) - sum_b pi(b|s) q(s,b), 0 where unavailable.
 

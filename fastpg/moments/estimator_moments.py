@@ -1,13 +1,13 @@
 """The mean, bias and covariance of what one trajectory says of the gradient."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from fastpg.errors import InfiniteVariance, InvalidArgument
 from fastpg.evaluation import Evaluation, require_evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
+from fastpg.lazy import cached_property
 from fastpg.moments.law import StepLaw, step_law
 from fastpg.moments.stepwise import Raw, Stepwise
 from fastpg.moments.whole import Whole

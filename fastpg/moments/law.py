@@ -1,13 +1,13 @@
 """One step of the sampled process with its weights: all that moments are made of."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.chain import reached
+from fastpg.lazy import cached_property
 from fastpg.model import Transition
 from fastpg.sampling.estimators import origin
 from fastpg.sampling.plan import Plan

@@ -4,12 +4,12 @@ H = ratio (c + k H'),  X = ratio (z (e + k H') + g X'),  z the score of the step
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
 
+from fastpg.lazy import cached_property
 from fastpg.model import Transition
 from fastpg.moments.law import Measure, StepLaw, centred, own_block, score_blocks, without
 from fastpg.sampling.plan import Plan

@@ -6,11 +6,11 @@ from there on, E W G^i and E W G^i Z for i = 0, 1, 2, Z the sum of the scores to
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy import linalg
 
+from fastpg.lazy import cached_property
 from fastpg.model import Transition
 from fastpg.moments.law import Measure, StepLaw, centred, own_block, score_blocks, without
 from fastpg.moments.stepwise import Raw

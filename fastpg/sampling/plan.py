@@ -1,12 +1,12 @@
 """What is sampled and what each step is worth: a model, a policy, an estimator and a horizon put together."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from fastpg.errors import InvalidArgument, InvalidPolicy
 from fastpg.evaluation import evaluate
+from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.sampling.estimators import Estimator, Terms, along_of, behaviour_of, checked, origin

@@ -71,7 +71,7 @@ def choose(chain: Chain) -> Solver:
 
 from fastpg.solvers.banded import Banded, own_band  # noqa: E402
 from fastpg.solvers.bordered import Bordered  # noqa: E402
-from fastpg.solvers.differences import Estimate, KnowsDifferences  # noqa: E402
+from fastpg.solvers.differences import Estimate, KnowsDifferences, knows_differences  # noqa: E402
 from fastpg.solvers.direct import Direct  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
 from fastpg.solvers.krylov import Krylov  # noqa: E402
@@ -93,4 +93,5 @@ __all__ = [
     "SparseLU",
     "Substitution",
     "choose",
+    "knows_differences",
 ]

@@ -1,7 +1,6 @@
 """Dense LU of a bordered system: the differences of the values and their level apart, at any discount."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +8,7 @@ from scipy.linalg.lapack import dgecon, dgetrf, dgetrs
 
 from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument, SolveError
+from fastpg.lazy import cached_property
 from fastpg.solvers.differences import Estimate
 from fastpg.solvers.lu import singular
 from fastpg.validation import FloatArray

@@ -1,7 +1,6 @@
 """Elimination without subtraction (Grassmann, Taksar & Heyman): full precision however close to 1 the discount is."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy import sparse
 from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument
 from fastpg.kernels.gth import eliminate
+from fastpg.lazy import cached_property
 from fastpg.solvers.differences import Estimate
 from fastpg.solvers.lu import singular
 from fastpg.validation import FloatArray, frozen

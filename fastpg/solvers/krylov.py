@@ -1,7 +1,6 @@
 """BiCGSTAB that stops on a bound of its error and hands over to a direct solver where its budget ends."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from math import frexp, isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +12,7 @@ from fastpg.chain import Chain
 from fastpg.errors import SolveError
 from fastpg.kernels import krylov as kernels
 from fastpg.kernels.sparse import count_columns, resolvent_product, resolvent_product_transposed
+from fastpg.lazy import cached_property
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import require_float_discount
 from fastpg.validation import FloatArray, frozen, positive_integer, real_between
