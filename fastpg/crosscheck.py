@@ -16,6 +16,7 @@ from fastpg.judgement import (
     chi_square,
     critical_z,
     hotelling,
+    length,
     raised,
     sidak,
     sidak_level,
@@ -52,7 +53,8 @@ class CrossCheck:
     `exact`               (S, A)  dJ/dlogits for the same horizon, or the exact mean of the estimator
     `estimate`                    the `GradientEstimate`
     `moments`                     the exact `EstimatorMoments` of one trajectory
-    `covariance`                  (S, A, S, A) of one trajectory, or None where it is too large and was sampled
+    `covariance`                  (S, A, S, A) of one trajectory, or None where it is too large and was sampled;
+                                  `covariance_in_units` is it / `moments.plan.unit`^2
     `z`                   (S, A)  (estimate - exact) / standard error; masked where not `judged`
     `judged`              (S, A)  entries that rest on at least 100 contributions, by the model and in the sample,
                                   from 30 or more distinct trajectories
@@ -77,7 +79,7 @@ class CrossCheck:
     exact: FloatArray
     estimate: GradientEstimate
     moments: EstimatorMoments
-    covariance: FloatArray | None
+    covariance_in_units: FloatArray | None
     horizon: Horizon
     z: "np.ma.MaskedArray[tuple[int, ...], np.dtype[np.float64]]"
     judged: BoolArray
@@ -89,6 +91,11 @@ class CrossCheck:
     detectable_bias: float
     trajectories_needed: int
     fault: str | None
+
+    @property
+    def covariance(self) -> FloatArray | None:
+        """(S, A, S, A) of one trajectory; SolveError where squares of rewards overflow."""
+        return None if self.covariance_in_units is None else self.moments.covariance()
 
     @property
     def left_out(self) -> int:
@@ -124,7 +131,7 @@ class CrossCheck:
 
     def __str__(self) -> str:
         e = self.estimate
-        size = float(np.linalg.norm(self.exact))
+        size = length(self.exact)
         share = f" ({self.detectable_bias / size:.2g} of the gradient's)" if size > 0 else ""
         counts = f"{np.count_nonzero(self.judged)} judged, "
         counts += f"{np.count_nonzero(self.settled)} cannot vary, {self.left_out} left out as too rare"
@@ -197,7 +204,7 @@ def crosscheck(
     endless = isinstance(horizon, str) or against == "infinite"
     evaluation = evaluate(mdp, policy) if endless else evaluate(mdp, policy, horizon=cast("int", horizon))
     moments = estimator_moments(evaluation, estimator, horizon=horizon)
-    covariance = moments.covariance() if _affordable(moments) else None
+    covariance = moments.covariance_in_units() if _affordable(moments) else None
     exact = moments.mean if against == "mean" else evaluation.logit_gradient
     looks = [n] if until_decided is None else sorted({max(1, n // 4**k) for k in range(LOOKS)})
     # Trajectory i is the same at each look.
@@ -219,8 +226,7 @@ def crosscheck(
         check = judge(
             exact, estimate, expected, moments, covariance, horizon=horizon, false_alarm=false_alarm / len(looks)
         )
-        size = float(np.linalg.norm(exact))
-        if until_decided is not None and check.detectable_bias <= until_decided * size:
+        if until_decided is not None and check.detectable_bias <= until_decided * length(exact):
             break
         if check.verdict == "disagrees":
             break
@@ -245,11 +251,18 @@ def holm(checks: Sequence[CrossCheck], false_alarm: float) -> list[CrossCheck]:
 
 def _named(check: CrossCheck, evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator) -> CrossCheck:
     """`check` with the fault that its sample has, where one explains it."""
-    if check.covariance is None:
+    if check.covariance_in_units is None:
         return check
     used = check.judged & (check.estimate.pooling.pool >= 0)
-    horizon = check.horizon
-    fault = likely_fault(evaluation, estimator, check.estimate, check.covariance, used, horizon=horizon)
+    fault = likely_fault(
+        evaluation,
+        estimator,
+        check.estimate,
+        check.covariance_in_units,
+        used,
+        unit=check.moments.plan.unit,
+        horizon=check.horizon,
+    )
     return replace(check, fault=fault)
 
 
@@ -295,7 +308,7 @@ def judge(
     settled = constant & equal
     contributions = np.minimum(expected.total, estimate.contributions)
     judged = _common(expected) & (contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
-    error = estimate.standard_error if covariance is None else np.sqrt(moments.variance / estimate.n)
+    error = estimate.standard_error if covariance is None else moments.standard_deviation / np.sqrt(estimate.n)
     judged &= error > 0
     z = np.where(judged, (estimate.mean - exact) / np.where(judged, error, 1.0), 0.0)
     rank, p_value, detectable = 0, float("nan"), float("inf")
@@ -303,8 +316,9 @@ def judge(
         tested = judged & (estimate.pooling.pool >= 0)
         if covariance is not None:
             pooling = estimate.pooling._replace(pool=np.where(judged, estimate.pooling.pool, -1))
-            joint = chi_square(estimate.mean - exact, covariance / estimate.n, pooling, contributions, false_alarm)
-            rank, p_value, detectable = joint
+            difference = (estimate.mean - exact) / moments.plan.unit
+            joint = chi_square(difference, covariance / estimate.n, pooling, contributions, false_alarm)
+            rank, p_value, detectable = joint.rank, joint.p_value, moments.plan.unit * joint.detectable
         if not np.isfinite(detectable):
             # Two tests at equal levels, the second of as many entries as are judged.
             level = sidak_level(false_alarm, 2)
@@ -312,7 +326,7 @@ def judge(
                 joint = hotelling(estimate, exact, judged, level)
             single = sidak(float(raised(np.abs(z[judged]), contributions[judged]).min()), int(judged.sum()))
             critical = critical_z(sidak_level(level, int(judged.sum())), contributions[tested])
-            found = float(np.linalg.norm((critical + special().ndtri(POWER)) * error[tested]))
+            found = length((critical + special().ndtri(POWER)) * error[tested])
             rank, p_value, detectable = joint.rank, sidak(min(joint.p_value, single), 2), min(found, joint.detectable)
     elif (settled | contradicted).all():
         p_value, detectable = 1.0, 0.0

@@ -11,11 +11,11 @@ from fastpg._version import __version__
 from fastpg.crosscheck import CrossCheck
 from fastpg.evaluation import Evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
+from fastpg.judgement import length
 from fastpg.model import MDP
 from fastpg.problems import Grid
 from fastpg.sampling.tables import Horizon
 from fastpg.solvers.krylov import KrylovFactorisation
-from fastpg.validation import FloatArray
 
 Exact = Evaluation | FiniteHorizonEvaluation
 Document = dict[str, Any]
@@ -180,11 +180,6 @@ def solver_name(evaluation: Exact) -> str:
     if isinstance(factors, KrylovFactorisation) and factors.fell_back:
         return f"{name}, then {type(factors.direct).__name__.removesuffix('Factorisation')}"
     return name
-
-
-def length(gradient: FloatArray) -> float:
-    """The Euclidean length."""
-    return float(np.linalg.norm(gradient))
 
 
 def sampled_variance(check: CrossCheck) -> float:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastpg.certificate.equations import power_of_two
 from fastpg.sampling.estimate import GradientEstimate, Pooling
 from fastpg.validation import BoolArray, FloatArray
 
@@ -12,6 +13,12 @@ MIN_CONTRIBUTIONS = 100
 POWER = 0.9
 # Directions with less than this share of the largest variance have none but for rounding.
 NO_VARIANCE = 1e-9
+
+
+def length(x: FloatArray) -> float:
+    """The Euclidean length, whose squares neither overflow nor underflow."""
+    unit = power_of_two(float(np.abs(x).max(initial=0.0)))
+    return unit * float(np.linalg.norm(x / unit))
 
 
 def sidak(p: float, count: int) -> float:
@@ -101,14 +108,16 @@ def _chi_square_noncentrality(rank: int, critical: float) -> float:
 
 
 def hotelling(estimate: GradientEstimate, exact: FloatArray, judged: BoolArray, level: float) -> Joint:
-    """Hotelling's T^2 of the pools from the covariance of the block sums."""
+    """Hotelling's T^2 of the pools from the covariance of the block sums, taken in units of the largest."""
+    unit = power_of_two(float(np.abs(estimate.blocks).max()))
     B, columns = estimate.blocks.shape
     pool, weight = estimate.pooling
     kept = pool >= 0
     alone = np.count_nonzero(kept) <= columns
-    difference = np.bincount(pool[kept], (weight * (estimate.mean - exact))[kept], minlength=columns)
+    difference = np.bincount(pool[kept], (weight * (estimate.mean - exact) / unit)[kept], minlength=columns)
     root = np.sqrt(estimate.block_sizes)[:, None]
-    centred = estimate.blocks - root * ((root * estimate.blocks).sum(axis=0) / estimate.n)
+    blocks = estimate.blocks / unit
+    centred = blocks - root * ((root * blocks).sum(axis=0) / estimate.n)
     variance = (centred**2).mean(axis=0)
     excess = np.divide((centred**4).mean(axis=0), variance**2, out=np.full(columns, np.inf), where=variance > 0) - 3.0
     contributions = B / np.maximum(excess, B / estimate.n)

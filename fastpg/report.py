@@ -14,7 +14,6 @@ from fastpg.documents import (
     Exact,
     Line,
     error_bounds,
-    length,
     sampled_variance,
     share,
     solver_name,
@@ -22,6 +21,7 @@ from fastpg.documents import (
 )
 from fastpg.errors import InvalidArgument
 from fastpg.finite_horizon import FiniteHorizonEvaluation
+from fastpg.judgement import length
 from fastpg.model import MDP
 from fastpg.sampling.tables import Horizon
 

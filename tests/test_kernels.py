@@ -102,7 +102,7 @@ def test_arguments_are_only_read(kernel):
 # so does a sum over all states; sweeps hand a nan on to all later steps.
 OTHERWISE = {(evaluation.advantage, 0), (evaluation.centred_on_support, 0), (gth.eliminate, 0), (gth.eliminate, 1)}
 OTHERWISE |= {(kernel, i) for kernel in kernels_of(horizon) for i in range(5)}
-OTHERWISE |= {(evaluation.cancellation, i) for i in range(4)}
+OTHERWISE |= {(evaluation.cancellation, i) for i in range(4)} | {(evaluation.action_value, 1)}
 NUMBERS = [(kernel, i) for kernel, (arguments, _) in CASES.items() for i, x in enumerate(arguments) if x.dtype == float]
 
 

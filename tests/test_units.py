@@ -12,13 +12,16 @@ from fastpg import (
     MDP,
     DirectPolicy,
     LogLinearPolicy,
+    RewardToGo,
     SoftmaxPolicy,
     SolveError,
+    crosscheck,
     evaluate,
     fisher_information,
     natural_gradient,
     normalised_step,
     policy_gradient,
+    problems,
 )
 from fastpg.errors import InvalidArgument
 from fastpg.exact import evaluate_exactly
@@ -203,3 +206,21 @@ def test_kernels_average_the_largest_floats():
     out = np.empty((1, 3))
     kernels.centred_on_support(frozen(np.full((1, 3), 1 / 3)), frozen(np.array([[MAX, MAX, MAX / 4]])), out)
     assert out[0] / MAX == pytest.approx([0.25, 0.25, -0.5], rel=1e-14)
+
+
+@pytest.mark.parametrize("unit", [2.0**-990, 2.0**-300, 2.0**300, 2.0**1000])
+def test_samples_moments_and_verdicts_are_the_same_bit_for_bit_in_units_of_a_power_of_two(unit):
+    lake = problems.frozen_lake("4x4")
+    large = MDP(lake.transition, lake.reward * unit, lake.discount, lake.start, terminal=lake.terminal)
+    policy, estimator = SoftmaxPolicy.uniform(lake), RewardToGo()
+    one, other = (crosscheck(mdp, policy, estimator, n=50_000, horizon=30, rng=0) for mdp in (lake, large))
+    assert (other.p_value, other.rank, other.worst_z) == (one.p_value, one.rank, one.worst_z)
+    assert other.detectable_bias == unit * one.detectable_bias
+    for name in ("mean", "standard_error"):
+        np.testing.assert_array_equal(getattr(other.estimate, name), unit * getattr(one.estimate, name))
+    np.testing.assert_array_equal(other.moments.standard_deviation, unit * one.moments.standard_deviation)
+    ratio = other.moments.plan.unit / unit / one.moments.plan.unit
+    np.testing.assert_array_equal(ratio**2 * other.covariance_in_units, one.covariance_in_units)
+    if unit > 2.0**500:
+        with pytest.raises(SolveError, match=r"covariance of RewardToGo.* overflows float64"):
+            other.moments.covariance()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastpg.chain import finite
 from fastpg.errors import InfiniteVariance, InvalidArgument
 from fastpg.evaluation import Evaluation, require_evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
@@ -54,7 +55,7 @@ class EstimatorMoments:
     @cached_property
     def mean(self) -> FloatArray:
         """E X."""
-        return frozen(self._spread(self._recursion.mean() if self._law.states.size else np.zeros(self._law.shape)))
+        return frozen(self._finite("mean", self._spread(self._mean, 1)))
 
     @cached_property
     def bias(self) -> FloatArray:
@@ -64,14 +65,19 @@ class EstimatorMoments:
     @cached_property
     def blocks(self) -> FloatArray:
         """Covariance of the entries of each state, shape (S, A, A)."""
-        raw = self._raw(full=False)
-        blocks = raw.blocks - raw.mean[:, :, None] * raw.mean[:, None, :]
-        return frozen(self._spread((blocks + blocks.swapaxes(1, 2)) / 2))
+        return frozen(self._finite("blocks", self._spread(self._blocks, 2)))
 
     @cached_property
     def variance(self) -> FloatArray:
         """Of each entry, shape (S, A)."""
-        return frozen(np.maximum(np.diagonal(self.blocks, axis1=1, axis2=2), 0.0))
+        with np.errstate(over="ignore"):
+            return frozen(self._finite("variance", self.standard_deviation**2))
+
+    @cached_property
+    def standard_deviation(self) -> FloatArray:
+        """Of each entry, shape (S, A)."""
+        variance = np.maximum(np.diagonal(self._blocks, axis1=1, axis2=2), 0.0)
+        return frozen(self._spread(np.sqrt(variance), 1))
 
     @cached_property
     def trace(self) -> float:
@@ -81,7 +87,7 @@ class EstimatorMoments:
     @cached_property
     def signal_to_noise(self) -> FloatArray:
         """|mean| / standard deviation of one trajectory, shape (S, A)."""
-        size, noise = np.abs(self.mean), np.sqrt(self.variance)
+        size, noise = np.abs(self.mean), self.standard_deviation
         return frozen(np.divide(size, noise, out=np.where(size > 0, np.inf, 0.0), where=noise > 0))
 
     def covariance(self) -> FloatArray:
@@ -93,6 +99,12 @@ class EstimatorMoments:
                 f"the covariance of {S * A} entries takes {size / 2**30:.3g} GiB, more than "
                 f"{MOST_BYTES / 2**30:g}; use blocks, variance or trace"
             )
+        with np.errstate(over="ignore"):
+            return frozen(self._finite("covariance", self.plan.unit * (self.plan.unit * self.covariance_in_units())))
+
+    def covariance_in_units(self) -> FloatArray:
+        """`covariance()` / `plan.unit`^2, which neither overflows nor underflows."""
+        S, A = self.gradient.shape
         raw = self._raw(full=True)
         assert raw.product is not None
         small = raw.product - raw.mean[:, :, None, None] * raw.mean
@@ -100,6 +112,18 @@ class EstimatorMoments:
         states, actions = self._law.states, np.arange(A)
         out[np.ix_(states, actions, states, actions)] = (small + small.transpose(2, 3, 0, 1)) / 2
         return frozen(out)
+
+    @cached_property
+    def _mean(self) -> FloatArray:
+        """Over the states that are reached, in units."""
+        return self._recursion.mean() if self._law.states.size else np.zeros(self._law.shape)
+
+    @cached_property
+    def _blocks(self) -> FloatArray:
+        """Over the states that are reached, in units^2."""
+        raw = self._raw(full=False)
+        blocks = raw.blocks - raw.mean[:, :, None] * raw.mean[:, None, :]
+        return (blocks + blocks.swapaxes(1, 2)) / 2
 
     def _raw(self, *, full: bool) -> Raw:
         S, A = self._law.shape
@@ -114,11 +138,18 @@ class EstimatorMoments:
             )
         return self._recursion.raw(full=full)
 
-    def _spread(self, x: FloatArray) -> FloatArray:
-        """`x` over all states, 0 where none is reached."""
+    def _spread(self, x: FloatArray, power: int) -> FloatArray:
+        """`x` in units^power over all states, 0 where none is reached."""
         out = np.zeros((self.gradient.shape[0], *x.shape[1:]))
-        out[self._law.states] = x
+        with np.errstate(over="ignore"):
+            for _ in range(power):
+                x = self.plan.unit * x
+            out[self._law.states] = x
         return out
+
+    def _finite(self, name: str, x: FloatArray) -> FloatArray:
+        """SolveError where squares of rewards overflow."""
+        return finite(f"{name} of {self.plan.name}", x, self.plan.mdp)
 
     def __repr__(self) -> str:
         S, A = self.gradient.shape

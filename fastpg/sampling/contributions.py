@@ -111,7 +111,9 @@ def expected_contributions(
         past = following
     varies = second > ROUNDING**2 * noise
     second, fourth, distinct = (frozen(np.where(varies, moment, 0.0)) for moment in (second, fourth, distinct))
-    return Contributions(n, second, fourth, distinct, frozen(scale * (ROUNDING * np.sqrt(noise) + ROUNDING**2 * size)))
+    return Contributions(
+        n, second, fourth, distinct, frozen(made.unit * scale * (ROUNDING * np.sqrt(noise) + ROUNDING**2 * size))
+    )
 
 
 def _ratio(n: int, second: FloatArray, fourth: FloatArray) -> FloatArray:

@@ -115,9 +115,8 @@ def estimate_gradient(
         if progress is not None:
             progress(done)
     mean, standard_error, contributions = _moments(sums, n, B)
-    return GradientEstimate(
-        mean, standard_error, contributions, n, steps, frozen(blocks), frozen(np.diff(edges)), pooling
-    )
+    mean, standard_error, blocks = (frozen(made.unit * x) for x in (mean, standard_error, blocks))
+    return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(np.diff(edges)), pooling)
 
 
 def pooled(kept: BoolArray, most: int, scale: FloatArray | float = 1.0) -> Pooling:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastpg.certificate.equations import power_of_two
 from fastpg.errors import InvalidArgument, InvalidPolicy
 from fastpg.evaluation import evaluate
 from fastpg.lazy import cached_property
@@ -28,6 +29,7 @@ class Plan:
     `step_discount`     of the steps
     `survival`          the probability to go on after a step: the discount where stopping is geometric, else 1
     `last`              (S,) H where the horizon cuts the process
+    `unit`              a power of 2 near the largest term, in units of reward, and of which `terms` are multiples
     ==================  ====================================================================================
     """
 
@@ -38,6 +40,7 @@ class Plan:
     start: FloatArray
     table: OutcomeTable
     terms: Terms
+    unit: float
     horizon: Horizon | None
 
     @property
@@ -116,7 +119,16 @@ def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None
     terms = checked(estimator).terms(mdp, table)
     if scale != 1:
         terms = terms._replace(signal=frozen(scale * terms.signal), baseline=frozen(scale * terms.baseline))
-    return Plan(type(estimator).__name__, mdp, policy, sampled, start, table, terms, horizon)
+    unit, terms = _in_units(terms)
+    return Plan(type(estimator).__name__, mdp, policy, sampled, start, table, terms, unit, horizon)
+
+
+def _in_units(terms: Terms) -> tuple[float, Terms]:
+    """A power of 2 near the largest number of `terms`, and `terms` divided by it: so powers of them do not overflow."""
+    tables = [terms.credit, terms.signal, terms.baseline] + ([] if terms.last is None else [terms.last])
+    unit = power_of_two(max(float(np.abs(x).max(initial=0.0)) for x in tables))
+    credit, signal, baseline, *last = (frozen(x / unit) for x in tables)
+    return unit, terms._replace(credit=credit, signal=signal, baseline=baseline, last=last[0] if last else None)
 
 
 def _covering(behaviour: Policy, policy: Policy, mdp: MDP) -> Policy:
