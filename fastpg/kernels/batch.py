@@ -7,6 +7,7 @@ Every innermost loop runs over the N lanes, which are independent, so that the c
 import numpy as np
 
 from fastpg.kernels import kernel
+from fastpg.kernels.exponential import exponential
 
 TOLERANCE = 1e-9
 EPS = 2.0**-52
@@ -58,7 +59,7 @@ def normalise(read, low, code, total, out):
 
 
 @kernel
-def softmax(top, total, code, out):
+def softmax(top, total, power, code, out):
     """out[a,n] = exp(out[a,n] - max_b out[b,n]) / sum_c exp(out[c,n] - max_b out[b,n]), checked"""
     A, N = out.shape
     for n in range(N):
@@ -69,7 +70,8 @@ def softmax(top, total, code, out):
             top[n] = out[a, n] if out[a, n] > top[n] else top[n]
     for a in range(A):
         for n in range(N):
-            out[a, n] = np.exp(out[a, n] - top[n])
+            out[a, n] -= top[n]
+        exponential(power, out[a])
     for a in range(A):
         for n in range(N):
             total[n] += out[a, n]
@@ -105,7 +107,7 @@ def act(at, r, theta, goes_on, lane, code, pi, out):
                 out[s, a, n] = r[at[1, n], s, a]
                 pi[s, a, n] = theta[at[4, n], s, a]
     for s in range(S):
-        softmax(lane[0], lane[1], code, pi[s])
+        softmax(lane[0], lane[1], lane[2:4], code, pi[s])
         for a in range(A):
             for n in range(N):
                 good = (abs(out[s, a, n]) < np.inf) & ((goes_on[s, n] != 0.0) | (out[s, a, n] == 0.0))
@@ -326,7 +328,7 @@ def solve(
     """
     S, A = theta.shape[1:]
     at = np.empty((6, lanes), np.int64)
-    lane, status, discount = np.empty((3, lanes)), np.empty(lanes), np.empty((2, lanes))
+    lane, status, discount = np.empty((4, lanes)), np.empty(lanes), np.empty((2, lanes))
     states = np.empty((14, S, lanes))
     start, goes_on, row, leaving, pivot = states[0], states[1], states[2], states[3], states[4]
     b, solution, d, visits = states[5:7], states[7:11], states[11], states[12]
