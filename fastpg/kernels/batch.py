@@ -30,6 +30,23 @@ def locate(first, last, shape, strides, out):
 
 
 @kernel
+def gather(at, P, s, a, out):
+    """out[k,n] = P(k|s,a) of each lane; four numbers of a lane at a time keep to few cache lines"""
+    S, N = out.shape
+    whole = S - S % 4
+    for k in range(0, whole, 4):
+        for n in range(N):
+            m = at[0, n]
+            out[k, n] = P[m, s, a, k]
+            out[k + 1, n] = P[m, s, a, k + 1]
+            out[k + 2, n] = P[m, s, a, k + 2]
+            out[k + 3, n] = P[m, s, a, k + 3]
+    for k in range(whole, S):
+        for n in range(N):
+            out[k, n] = P[at[0, n], s, a, k]
+
+
+@kernel
 def divide(total, out):
     """out[k,n] /= total[n], 0 where that is infinite"""
     for k in range(out.shape[0]):
@@ -122,9 +139,7 @@ def induce(at, P, r, pi, discount, goes_on, row, lane, code, total, leaving, b, 
     out[:] = 0.0
     for s in range(S):
         for a in range(A):
-            for n in range(N):
-                for k in range(S):
-                    row[k, n] = P[at[0, n], s, a, k]
+            gather(at, P, s, a, row)
             normalise(goes_on[s], lane[0], code, total[s, a], row)
             for n in range(N):
                 b[0, s, n] += pi[s, a, n] * r[s, a, n]
@@ -144,21 +159,8 @@ def eliminate(code, pivot, leaving, b, off):
     U = I - (what is above the diagonal of `off`), L = diag(pivot) - (what is below); b becomes L^{-1} b, `leaving` too.
     """
     S, _, N = off.shape
-    for k in range(S):
-        for n in range(N):
-            pivot[k, n] = leaving[k, n]
-        for j in range(k + 1, S):
-            for n in range(N):
-                pivot[k, n] += off[k, j, n]
-        for n in range(N):
-            code[n] = SINGULAR if (pivot[k, n] == 0.0) & (code[n] == 0.0) else code[n]
-            leaving[k, n] /= pivot[k, n]
-            b[0, k, n] /= pivot[k, n]
-            b[1, k, n] /= pivot[k, n]
-        for j in range(k + 1, S):
-            for n in range(N):
-                off[k, j, n] /= pivot[k, n]
-        for i in range(k + 1, S):
+    for i in range(S):
+        for k in range(i):
             for n in range(N):
                 leaving[i, n] += off[i, k, n] * leaving[k, n]
                 b[0, i, n] += off[i, k, n] * b[0, k, n]
@@ -166,6 +168,19 @@ def eliminate(code, pivot, leaving, b, off):
             for j in range(k + 1, S):
                 for n in range(N):
                     off[i, j, n] += off[i, k, n] * off[k, j, n]
+        for n in range(N):
+            pivot[i, n] = leaving[i, n]
+        for j in range(i + 1, S):
+            for n in range(N):
+                pivot[i, n] += off[i, j, n]
+        for n in range(N):
+            code[n] = SINGULAR if (pivot[i, n] == 0.0) & (code[n] == 0.0) else code[n]
+            leaving[i, n] /= pivot[i, n]
+            b[0, i, n] /= pivot[i, n]
+            b[1, i, n] /= pivot[i, n]
+        for j in range(i + 1, S):
+            for n in range(N):
+                off[i, j, n] /= pivot[i, n]
 
 
 @kernel
@@ -217,8 +232,7 @@ def look_ahead(at, P, r, total, discount, solution, row, q, out):
             uneven = 0.0
             for n in range(N):
                 uneven += 0.0 if total[s, a, n] == 1.0 else 1.0
-                for k in range(S):
-                    row[k, n] = P[at[0, n], s, a, k]
+            gather(at, P, s, a, row)
             if uneven != 0.0:
                 divide(total[s, a], row)
             for k in range(S):
