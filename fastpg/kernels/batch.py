@@ -60,7 +60,14 @@ def normalise(read, low, code, total, out):
     K, N = out.shape
     total[:] = 0.0
     low[:] = 0.0
-    for k in range(K):
+    whole = K - K % 4
+    for k in range(0, whole, 4):
+        for n in range(N):
+            total[n] += (out[k, n] + out[k + 1, n]) + (out[k + 2, n] + out[k + 3, n])
+            x = out[k, n] if out[k, n] < out[k + 1, n] else out[k + 1, n]
+            y = out[k + 2, n] if out[k + 2, n] < out[k + 3, n] else out[k + 3, n]
+            low[n] = min(low[n], x, y)
+    for k in range(whole, K):
         for n in range(N):
             total[n] += out[k, n]
             low[n] = out[k, n] if out[k, n] < low[n] else low[n]
@@ -225,6 +232,7 @@ def substitute_transposed(off, pivot, out):
 def look_ahead(at, P, r, total, discount, solution, row, q, out):
     """q[s,a] = r(s,a) + gamma sum_k P(k|s,a) V(k), and out the same of V or h, whichever has less rounding in s"""
     S, A, N = out.shape
+    V, h = solution[0], solution[2]
     q[:] = 0.0
     out[:] = 0.0
     for s in range(S):
@@ -235,10 +243,20 @@ def look_ahead(at, P, r, total, discount, solution, row, q, out):
             gather(at, P, s, a, row)
             if uneven != 0.0:
                 divide(total[s, a], row)
-            for k in range(S):
+            whole = S - S % 4
+            for k in range(0, whole, 4):
                 for n in range(N):
-                    q[s, a, n] += row[k, n] * solution[0, k, n]
-                    out[s, a, n] += row[k, n] * solution[2, k, n]
+                    q[s, a, n] += (row[k, n] * V[k, n] + row[k + 1, n] * V[k + 1, n]) + (
+                        row[k + 2, n] * V[k + 2, n] + row[k + 3, n] * V[k + 3, n]
+                    )
+                for n in range(N):
+                    out[s, a, n] += (row[k, n] * h[k, n] + row[k + 1, n] * h[k + 1, n]) + (
+                        row[k + 2, n] * h[k + 2, n] + row[k + 3, n] * h[k + 3, n]
+                    )
+            for k in range(whole, S):
+                for n in range(N):
+                    q[s, a, n] += row[k, n] * V[k, n]
+                    out[s, a, n] += row[k, n] * h[k, n]
             for n in range(N):
                 q[s, a, n] = r[s, a, n] + discount[0, n] * q[s, a, n]
                 relative = r[s, a, n] + discount[0, n] * out[s, a, n]
