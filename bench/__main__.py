@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.cases import gradient_cases, sampling_cases, solver_cases, start_up
+from bench.cases import batch_cases, gradient_cases, sampling_cases, solver_cases, start_up
 from bench.harness import machine, measured
 from bench.throughput import throughput_cases
 
@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     path = parser.parse_args().json
-    cases = gradient_cases() + solver_cases() + sampling_cases() + throughput_cases()
+    cases = batch_cases() + gradient_cases() + solver_cases() + sampling_cases() + throughput_cases()
     results = [measured(case) for case in cases] + [start_up()]
     show(results)
     if path:

@@ -170,7 +170,7 @@ import importlib, pkgutil
 import numpy as np
 from scipy import sparse
 import fastpg
-from fastpg import kernels, solvers
+from fastpg import batch, kernels, solvers
 
 transition = np.full((3, 2, 3), 1 / 3)
 stored = sparse.csr_array(transition.reshape(6, 3))
@@ -193,6 +193,15 @@ for P in (transition, stored):
                     finite = fastpg.evaluate(model, policy, horizon=3)
                     fastpg.policy_gradient(finite), finite.advantage, finite.expected_return
 
+stack = [np.stack([transition] * 2), rewards[1], 0.9, np.ones(3) / 3, np.zeros((2, 2, 1, 3, 2))]
+for order in "CF":
+    for writeable in (True, False):
+        some = [np.array(x, order=order) for x in stack]
+        for x in some:
+            x.flags.writeable = writeable
+        for function in (batch.evaluate, batch.policy_gradient, batch.natural_gradient, batch.fisher):
+            function(*some, terminal=terminal), function(*some, terminal=np.array([terminal] * 2))
+
 for found in pkgutil.iter_modules(kernels.__path__, "fastpg.kernels."):
     module = importlib.import_module(found.name)
     for name, kernel in vars(module).items():
@@ -204,6 +213,8 @@ for found in pkgutil.iter_modules(kernels.__path__, "fastpg.kernels."):
 def test_each_kernel_is_compiled_once():
     counts = [line.split() for line in run(SCENARIO).splitlines()]
     assert [line for line in counts if int(line[2]) > 1] == []
-    core = [line for line in counts if line[0].removeprefix("fastpg.kernels.") in ("evaluation", "gth", "policy")]
-    assert len(core) >= 9
+    core = [
+        line for line in counts if line[0].removeprefix("fastpg.kernels.") in ("batch", "evaluation", "gth", "policy")
+    ]
+    assert len(core) >= 20
     assert [line for line in core if int(line[2]) != 1] == []

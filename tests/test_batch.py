@@ -1,6 +1,7 @@
 """Batches against single calls, rational arithmetic, complex steps and the laws of broadcasting."""
 
 import tracemalloc
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis.extra.numpy import mutually_broadcastable_shapes
 import fastpg
 from fastpg import MDP, InvalidArgument, InvalidModel, InvalidPolicy, SoftmaxPolicy, SolveError, batch
 from fastpg.kernels import batch as kernels
+from fastpg.kernels.exponential import exponential
 from fastpg.testing import oracles
 from fastpg.testing.assertions import assert_within, rounding
 
@@ -81,7 +83,7 @@ def assert_equals_single_calls(args, terminal):
         assert_within(ev.expected_return[place], one.expected_return, first)
         assert_within(ev.occupancy[place], one.occupancy, unit)
         assert_within(ev.visitation[place], one.visitation, unit)
-        assert_within(ev.probabilities[place], one.policy.probabilities, 0)
+        assert_within(ev.probabilities[place], one.policy.probabilities, 4 * EPS * one.policy.probabilities + 1e-323)
         assert_within(gradient[place], fastpg.policy_gradient(one), second)
         F = fastpg.fisher_information(one)
         assert_within(blocks[place], F.blocks, unit)
@@ -363,10 +365,26 @@ def test_bad_masks_and_threads():
         batch.evaluate(*args, terminal=terminal, threads=0)
 
 
+def test_exponentials_are_right_to_an_ulp():
+    """Against decimal arithmetic of 40 digits; where the result is subnormal an ulp is the smallest float."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([[0.0, -0.0, -1e-300, -708.4, -745.13], -rng.exponential(1, 2000), -rng.uniform(0, 745, 2000)])
+    with localcontext(prec=40):
+        truth = [Decimal(value).exp() for value in x.tolist()]
+        out = x.copy()
+        exponential(np.empty((2, x.size)), out)
+        errors = [abs(Decimal(y) - z) for y, z in zip(out.tolist(), truth, strict=True)]
+        ulps = [error / Decimal(float(np.spacing(float(z)))) for error, z in zip(errors, truth, strict=True)]
+    assert max(ulps) < 1
+    odd = np.array([-np.inf, np.nan, -746.0, -1e308, 0.0])
+    exponential(np.empty((2, 5)), odd)
+    np.testing.assert_array_equal(odd, [0.0, np.nan, 0.0, 0.0, 1.0])
+
+
 def test_compiled_equals_interpreted(monkeypatch):
     args, terminal = example(n=20)
     compiled = everything(args, terminal)
-    for name, kernel in list(vars(kernels).items()):
+    for name, kernel in list(vars(kernels).items()):  # exponential among them
         if hasattr(kernel, "py_func"):
             monkeypatch.setattr(kernels, name, kernel.py_func)
     for x, y in zip(compiled, everything(args, terminal), strict=True):

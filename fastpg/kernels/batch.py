@@ -7,6 +7,7 @@ Every innermost loop runs over the N lanes, which are independent, so that the c
 import numpy as np
 
 from fastpg.kernels import kernel
+from fastpg.kernels.exponential import exponential
 
 TOLERANCE = 1e-9
 EPS = 2.0**-52
@@ -29,6 +30,23 @@ def locate(first, last, shape, strides, out):
 
 
 @kernel
+def gather(at, P, s, a, out):
+    """out[k,n] = P(k|s,a) of each lane; four numbers of a lane at a time keep to few cache lines"""
+    S, N = out.shape
+    whole = S - S % 4
+    for k in range(0, whole, 4):
+        for n in range(N):
+            m = at[0, n]
+            out[k, n] = P[m, s, a, k]
+            out[k + 1, n] = P[m, s, a, k + 1]
+            out[k + 2, n] = P[m, s, a, k + 2]
+            out[k + 3, n] = P[m, s, a, k + 3]
+    for k in range(whole, S):
+        for n in range(N):
+            out[k, n] = P[at[0, n], s, a, k]
+
+
+@kernel
 def divide(total, out):
     """out[k,n] /= total[n], 0 where that is infinite"""
     for k in range(out.shape[0]):
@@ -42,7 +60,14 @@ def normalise(read, low, code, total, out):
     K, N = out.shape
     total[:] = 0.0
     low[:] = 0.0
-    for k in range(K):
+    whole = K - K % 4
+    for k in range(0, whole, 4):
+        for n in range(N):
+            total[n] += (out[k, n] + out[k + 1, n]) + (out[k + 2, n] + out[k + 3, n])
+            x = out[k, n] if out[k, n] < out[k + 1, n] else out[k + 1, n]
+            y = out[k + 2, n] if out[k + 2, n] < out[k + 3, n] else out[k + 3, n]
+            low[n] = min(low[n], x, y)
+    for k in range(whole, K):
         for n in range(N):
             total[n] += out[k, n]
             low[n] = out[k, n] if out[k, n] < low[n] else low[n]
@@ -58,7 +83,7 @@ def normalise(read, low, code, total, out):
 
 
 @kernel
-def softmax(top, total, code, out):
+def softmax(top, total, power, code, out):
     """out[a,n] = exp(out[a,n] - max_b out[b,n]) / sum_c exp(out[c,n] - max_b out[b,n]), checked"""
     A, N = out.shape
     for n in range(N):
@@ -69,7 +94,8 @@ def softmax(top, total, code, out):
             top[n] = out[a, n] if out[a, n] > top[n] else top[n]
     for a in range(A):
         for n in range(N):
-            out[a, n] = np.exp(out[a, n] - top[n])
+            out[a, n] -= top[n]
+        exponential(power, out[a])
     for a in range(A):
         for n in range(N):
             total[n] += out[a, n]
@@ -105,7 +131,7 @@ def act(at, r, theta, goes_on, lane, code, pi, out):
                 out[s, a, n] = r[at[1, n], s, a]
                 pi[s, a, n] = theta[at[4, n], s, a]
     for s in range(S):
-        softmax(lane[0], lane[1], code, pi[s])
+        softmax(lane[0], lane[1], lane[2:4], code, pi[s])
         for a in range(A):
             for n in range(N):
                 good = (abs(out[s, a, n]) < np.inf) & ((goes_on[s, n] != 0.0) | (out[s, a, n] == 0.0))
@@ -120,9 +146,7 @@ def induce(at, P, r, pi, discount, goes_on, row, lane, code, total, leaving, b, 
     out[:] = 0.0
     for s in range(S):
         for a in range(A):
-            for n in range(N):
-                for k in range(S):
-                    row[k, n] = P[at[0, n], s, a, k]
+            gather(at, P, s, a, row)
             normalise(goes_on[s], lane[0], code, total[s, a], row)
             for n in range(N):
                 b[0, s, n] += pi[s, a, n] * r[s, a, n]
@@ -142,21 +166,8 @@ def eliminate(code, pivot, leaving, b, off):
     U = I - (what is above the diagonal of `off`), L = diag(pivot) - (what is below); b becomes L^{-1} b, `leaving` too.
     """
     S, _, N = off.shape
-    for k in range(S):
-        for n in range(N):
-            pivot[k, n] = leaving[k, n]
-        for j in range(k + 1, S):
-            for n in range(N):
-                pivot[k, n] += off[k, j, n]
-        for n in range(N):
-            code[n] = SINGULAR if (pivot[k, n] == 0.0) & (code[n] == 0.0) else code[n]
-            leaving[k, n] /= pivot[k, n]
-            b[0, k, n] /= pivot[k, n]
-            b[1, k, n] /= pivot[k, n]
-        for j in range(k + 1, S):
-            for n in range(N):
-                off[k, j, n] /= pivot[k, n]
-        for i in range(k + 1, S):
+    for i in range(S):
+        for k in range(i):
             for n in range(N):
                 leaving[i, n] += off[i, k, n] * leaving[k, n]
                 b[0, i, n] += off[i, k, n] * b[0, k, n]
@@ -164,6 +175,19 @@ def eliminate(code, pivot, leaving, b, off):
             for j in range(k + 1, S):
                 for n in range(N):
                     off[i, j, n] += off[i, k, n] * off[k, j, n]
+        for n in range(N):
+            pivot[i, n] = leaving[i, n]
+        for j in range(i + 1, S):
+            for n in range(N):
+                pivot[i, n] += off[i, j, n]
+        for n in range(N):
+            code[n] = SINGULAR if (pivot[i, n] == 0.0) & (code[n] == 0.0) else code[n]
+            leaving[i, n] /= pivot[i, n]
+            b[0, i, n] /= pivot[i, n]
+            b[1, i, n] /= pivot[i, n]
+        for j in range(i + 1, S):
+            for n in range(N):
+                off[i, j, n] /= pivot[i, n]
 
 
 @kernel
@@ -208,6 +232,7 @@ def substitute_transposed(off, pivot, out):
 def look_ahead(at, P, r, total, discount, solution, row, q, out):
     """q[s,a] = r(s,a) + gamma sum_k P(k|s,a) V(k), and out the same of V or h, whichever has less rounding in s"""
     S, A, N = out.shape
+    V, h = solution[0], solution[2]
     q[:] = 0.0
     out[:] = 0.0
     for s in range(S):
@@ -215,14 +240,23 @@ def look_ahead(at, P, r, total, discount, solution, row, q, out):
             uneven = 0.0
             for n in range(N):
                 uneven += 0.0 if total[s, a, n] == 1.0 else 1.0
-                for k in range(S):
-                    row[k, n] = P[at[0, n], s, a, k]
+            gather(at, P, s, a, row)
             if uneven != 0.0:
                 divide(total[s, a], row)
-            for k in range(S):
+            whole = S - S % 4
+            for k in range(0, whole, 4):
                 for n in range(N):
-                    q[s, a, n] += row[k, n] * solution[0, k, n]
-                    out[s, a, n] += row[k, n] * solution[2, k, n]
+                    q[s, a, n] += (row[k, n] * V[k, n] + row[k + 1, n] * V[k + 1, n]) + (
+                        row[k + 2, n] * V[k + 2, n] + row[k + 3, n] * V[k + 3, n]
+                    )
+                for n in range(N):
+                    out[s, a, n] += (row[k, n] * h[k, n] + row[k + 1, n] * h[k + 1, n]) + (
+                        row[k + 2, n] * h[k + 2, n] + row[k + 3, n] * h[k + 3, n]
+                    )
+            for k in range(whole, S):
+                for n in range(N):
+                    q[s, a, n] += row[k, n] * V[k, n]
+                    out[s, a, n] += row[k, n] * h[k, n]
             for n in range(N):
                 q[s, a, n] = r[s, a, n] + discount[0, n] * q[s, a, n]
                 relative = r[s, a, n] + discount[0, n] * out[s, a, n]
@@ -326,7 +360,7 @@ def solve(
     """
     S, A = theta.shape[1:]
     at = np.empty((6, lanes), np.int64)
-    lane, status, discount = np.empty((3, lanes)), np.empty(lanes), np.empty((2, lanes))
+    lane, status, discount = np.empty((4, lanes)), np.empty(lanes), np.empty((2, lanes))
     states = np.empty((14, S, lanes))
     start, goes_on, row, leaving, pivot = states[0], states[1], states[2], states[3], states[4]
     b, solution, d, visits = states[5:7], states[7:11], states[11], states[12]
