@@ -47,8 +47,8 @@ class Krylov:
 
     is at most `tolerance` times the largest |x|, or the sum of |x|, or else as small as the rounding of rho lets it
     be. Where the process can end, at discount 1 or nearly, t = D 1 takes the place of 1 / (1 - discount), its image
-    (I - discount P_pi) t > 0 being verified. After `products` of P_pi with a vector `fallback` takes over; without
-    one it is a SolveError.
+    (I - discount P_pi) t > 0 being verified. After `products` of P_pi with a vector, or a quarter of them where that
+    promises nothing, `fallback` takes over; without one it is a SolveError.
 
     Source: van der Vorst (1992) for BiCGSTAB, here with a random shadow residual: the usual one, b, breaks down on
     the transposed system from a uniform start, where it spans an invariant subspace.
@@ -225,12 +225,10 @@ class KrylovFactorisation:
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _iterate(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, Bound, int]:
         """The best x with its bound and the products it took: BiCGSTAB from the last true residual until it holds."""
-        left, unlucky = self.solver.products, 0
-        x = self._first_guess(b, transposed)
+        x, rho = self._first_guess(b, transposed)
+        left, unlucky = self.solver.products - 1, 0
         best: tuple[FloatArray, Bound] | None = None
         while True:
-            rho = b - self.product(x, transposed=transposed)
-            left -= 1
             shift = 0.0 if transposed else self._best_constant(rho)
             x += shift
             bound = self._bound(b, x, rho, transposed, shift)
@@ -241,19 +239,30 @@ class KrylovFactorisation:
                 return *best, self.solver.products - left
             # The recursive residual drifts from the true one: aim a little lower than needed.
             need = 0.3 * max(self.solver.tolerance * bound.size, bound.rounding) / bound.residual
-            left = self._bicgstab(x, rho, need, transposed, left)
+            left = self._bicgstab(x, rho, need, transposed, left) - 1
+            rho = b - self.product(x, transposed=transposed)
 
-    def _first_guess(self, b: FloatArray, transposed: bool) -> FloatArray:
-        """0, or for the transpose the multiple of b with the mass of the solution: (I - discount P_pi)1 . x = 1 . b."""
-        if not transposed:
-            return np.zeros(b.size)
-        flow = dot(self._image, b)
+    def _first_guess(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, FloatArray]:
+        """x and its residual: 0, or for the transpose a multiple of b with the mass of the solution.
+
+        (I - discount P_pi)1 . x = 1 . b says what that is: afterwards residuals sum to 0.
+        """
+        flow = dot(self._image, b) if transposed else 0.0
         scale = float(b.sum()) / flow if flow else 0.0
-        return b * scale if isfinite(scale) else np.zeros(b.size)
+        if not scale or not isfinite(scale):
+            return np.zeros(b.size), b.copy()
+        x = scale * b
+        return x, b - self.product(x, transposed=True)
+
+    def _hopeless(self, reduction: float, goal: float, left: int) -> bool:
+        """Whether another solver waits and a quarter of the budget brought less than an eighth of the digits."""
+        quarter = self.solver.products - self.solver.products // 4
+        return self.solver.fallback is not None and quarter - 2 < left <= quarter and reduction > goal**0.125
 
     def _bicgstab(self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int) -> int:
         """Improve x, of residual r, in place until the norm of r is `goal` times what it was; the products left.
 
+        Returns 0 where there is no hope for the rest of them.
         The constant is deflated from the untransposed system: I - discount P_pi maps it to `_image`, and the caller
         finds it from the residual. For the transpose the first guess does that.
         """
@@ -270,7 +279,7 @@ class KrylovFactorisation:
             return float(np.abs(r).sum() if transposed else np.abs(r).max())
 
         first, drift = norm(r), 0.0
-        shadow = np.random.default_rng(left).standard_normal(r.size)
+        shadow = np.random.default_rng(left).random(r.size) - 0.5
         p, v = np.zeros(r.size), np.zeros(r.size)
         rho, alpha, omega = 1.0, 1.0, 1.0
         while left >= CYCLE:
@@ -289,8 +298,11 @@ class KrylovFactorisation:
                 break
             kernels.step(omega, r, t, x, r)
             drift += DRIFT
-            if norm(r) <= max(goal, drift) * first or omega == 0.0:
+            size = norm(r)
+            if size <= max(goal, drift) * first or omega == 0.0:
                 break
+            if self._hopeless(size / first, goal, left):
+                return 0
         return left
 
 
