@@ -27,9 +27,11 @@ UP = 1.001
 WORTHLESS = 1e-6
 # Below this 1 - discount the time to the end is computed where the process can end.
 SLOW = 1e-3
-# Rounding of the recursive residual in one iteration, relative to the first: a slow chain let it fall by 1e-12 in 1300
-# iterations and no further, and then it grew.
-DRIFT = 2e-15
+# Rounding of the recursive residual in one product, relative to the first: a slow chain let it fall by 1e-12 in 2600
+# products and no further, and then it grew.
+DRIFT = 1e-15
+# An iteration is begun anew after so many products, and a third of those before, without a smaller residual.
+PATIENCE = 200
 # Products of an iteration of BiCGSTAB and of the check after it.
 CYCLE = 3
 # So many restarts that do not halve the residual are the end of it.
@@ -278,7 +280,7 @@ class KrylovFactorisation:
         def norm(r: FloatArray) -> float:
             return float(np.abs(r).sum() if transposed else np.abs(r).max())
 
-        first, drift = norm(r), 0.0
+        begun, first, least, waited = left, norm(r), np.inf, 0
         shadow = np.random.default_rng(left).random(r.size) - 0.5
         p, v = np.zeros(r.size), np.zeros(r.size)
         rho, alpha, omega = 1.0, 1.0, 1.0
@@ -297,11 +299,14 @@ class KrylovFactorisation:
             if not isfinite(omega):
                 break
             kernels.step(omega, r, t, x, r)
-            drift += DRIFT
-            size = norm(r)
-            if size <= max(goal, drift) * first or omega == 0.0:
+            size, waited = norm(r) / first, waited + 2
+            if size <= max(goal, DRIFT * (begun - left)) or omega == 0.0:
                 break
-            if self._hopeless(size / first, goal, left):
+            if size < least:
+                least, waited = size, 0
+            elif waited > PATIENCE + (begun - left) // 3:
+                break
+            if self._hopeless(size, goal, left):
                 return 0
         return left
 
