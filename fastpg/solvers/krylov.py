@@ -215,14 +215,28 @@ class KrylovFactorisation:
             rounding = roundings * (dot(np.abs(b), t) + 2.0 * dot(magnitude, t)) / least
             return Bound(dot(np.abs(rho), t) / least, float(rounding), float(magnitude.sum()))
         size, longest = float(magnitude.max()), float(t.max())
-        rounding = roundings * (float(np.abs(b).max()) + 2.0 * size + 4.0 * abs(shift)) * longest / least
+        rounding = roundings * (float(np.abs(b).max()) + 2.0 * size + 8.0 * abs(shift)) * longest / least
         return Bound(float((np.abs(rho) / w).max()) * longest, rounding, size)
 
     def _best_constant(self, rho: FloatArray) -> float:
-        """The multiple of 1 that takes most from the residual rho, which it changes."""
-        shift = dot(self._image, rho) / dot(self._image, self._image)
-        rho -= shift * self._image
+        """The multiple of 1 whose image, which is taken from the residual rho, leaves least of it."""
+        image = self._image
+        if not self._can_end:
+            mean = float(rho.mean())
+            rho -= mean
+            return mean / float(image[0])
+        shift = dot(image, rho) / self._square
+        rho -= shift * image
         return shift
+
+    @cached_property
+    def _can_end(self) -> bool:
+        """Whether the image of 1 is anything but 1 - discount up to rounding."""
+        return bool(np.ptp(self._image) > 2.0 * self._roundings)
+
+    @cached_property
+    def _square(self) -> float:
+        return dot(self._image, self._image)
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _iterate(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, Bound, int]:
@@ -268,13 +282,11 @@ class KrylovFactorisation:
         The constant is deflated from the untransposed system: I - discount P_pi maps it to `_image`, and the caller
         finds it from the residual. For the transpose the first guess does that.
         """
-        image = self._image
-        square = dot(image, image)
 
         def product(y: FloatArray) -> FloatArray:
             y = self.product(y, transposed=transposed)
             if not transposed:
-                y -= dot(image, y) / square * image
+                self._best_constant(y)
             return y
 
         def norm(r: FloatArray) -> float:
@@ -292,13 +304,13 @@ class KrylovFactorisation:
             alpha = rho / dot(shadow, v)
             if not isfinite(alpha):
                 break
-            kernels.step(alpha, p, v, x, r)
+            kernels.half_step(alpha, v, r)
             t = product(r)
-            square_of_t = dot(t, t)
-            omega = dot(t, r) / square_of_t if square_of_t else 0.0
+            square = dot(t, t)
+            omega = dot(t, r) / square if square else 0.0
             if not isfinite(omega):
-                break
-            kernels.step(omega, r, t, x, r)
+                omega = 0.0
+            kernels.full_step(alpha, p, omega, t, x, r)
             size, waited = norm(r) / first, waited + 2
             if size <= max(goal, DRIFT * (begun - left)) or omega == 0.0:
                 break
