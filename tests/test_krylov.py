@@ -216,7 +216,12 @@ def test_the_tolerance_is_what_is_met_and_saves_products():
 @given(st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_kernels_compiled_equal_interpreted(S, seed):
     r, v, p, x = np.random.default_rng(seed).standard_normal((4, S))
-    for kernel, arguments in ((kernels.search_direction, (r, 0.5, 0.25, v, p)), (kernels.step, (0.5, p, v, x, r))):
+    updates = {
+        kernels.search_direction: (r, 0.5, 0.25, v, p),
+        kernels.half_step: (0.5, v, r),
+        kernels.full_step: (0.5, p, 0.25, v, x, r),
+    }
+    for kernel, arguments in updates.items():
         given = [np.copy(a) for a in arguments]
         again = [np.copy(a) for a in arguments]
         kernel(*(a if a.ndim else float(a) for a in given))

@@ -11,8 +11,15 @@ def search_direction(r, beta, omega, v, p):
 
 
 @kernel
-def step(alpha, p, v, x, r):
-    """x += alpha p and r -= alpha v, in place"""
+def half_step(alpha, v, r):
+    """r -= alpha v, in place"""
     for s in range(r.size):
-        x[s] += alpha * p[s]
         r[s] -= alpha * v[s]
+
+
+@kernel
+def full_step(alpha, p, omega, t, x, r):
+    """x += alpha p + omega r, then r -= omega t, in place"""
+    for s in range(r.size):
+        x[s] += alpha * p[s] + omega * r[s]
+        r[s] -= omega * t[s]

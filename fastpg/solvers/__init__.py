@@ -15,9 +15,9 @@ SMALL = 1000
 # A band of so many diagonals to either side is factorised at once: for w = 20 and 10^5 states banded LU took 0.2 s, as
 # 200 products do, and no chain that moves so little mixes soon.
 LOCAL = 20
-# Well-mixing chains need 20 to 200 products: Garnets with 20 successors 27 at discount 0.9 and 35 at 0.999, with 2
-# successors 173 at 0.99, a grid 109 at 0.9. At 0.999 grids need 2000, which sparse LU beats 3 times; so many products
-# are lost there, a quarter of its time.
+# Well-mixing chains need 20 to 200 products: Garnets with 20 successors 28 at discount 0.9 and 32 at 0.999, with 2
+# successors 171 at 0.99, a grid of 300 x 300 cells 114 at 0.9. That grid needs 2000 at 0.999, four times the time of
+# sparse LU; a quarter of this budget tells.
 FIRST_PRODUCTS = 250
 
 

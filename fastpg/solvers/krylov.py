@@ -27,9 +27,11 @@ UP = 1.001
 WORTHLESS = 1e-6
 # Below this 1 - discount the time to the end is computed where the process can end.
 SLOW = 1e-3
-# Rounding of the recursive residual in one iteration, relative to the first: a slow chain let it fall by 1e-12 in 1300
-# iterations and no further, and then it grew.
-DRIFT = 2e-15
+# Rounding of the recursive residual in one product, relative to the first: a slow chain let it fall by 1e-12 in 2600
+# products and no further, and then it grew.
+DRIFT = 1e-15
+# An iteration is begun anew after so many products, and a third of those before, without a smaller residual.
+PATIENCE = 200
 # Products of an iteration of BiCGSTAB and of the check after it.
 CYCLE = 3
 # So many restarts that do not halve the residual are the end of it.
@@ -47,8 +49,8 @@ class Krylov:
 
     is at most `tolerance` times the largest |x|, or the sum of |x|, or else as small as the rounding of rho lets it
     be. Where the process can end, at discount 1 or nearly, t = D 1 takes the place of 1 / (1 - discount), its image
-    (I - discount P_pi) t > 0 being verified. After `products` of P_pi with a vector `fallback` takes over; without
-    one it is a SolveError.
+    (I - discount P_pi) t > 0 being verified. After `products` of P_pi with a vector, or a quarter of them where that
+    promises nothing, `fallback` takes over; without one it is a SolveError.
 
     Source: van der Vorst (1992) for BiCGSTAB, here with a random shadow residual: the usual one, b, breaks down on
     the transposed system from a uniform start, where it spans an invariant subspace.
@@ -213,24 +215,36 @@ class KrylovFactorisation:
             rounding = roundings * (dot(np.abs(b), t) + 2.0 * dot(magnitude, t)) / least
             return Bound(dot(np.abs(rho), t) / least, float(rounding), float(magnitude.sum()))
         size, longest = float(magnitude.max()), float(t.max())
-        rounding = roundings * (float(np.abs(b).max()) + 2.0 * size + 4.0 * abs(shift)) * longest / least
+        rounding = roundings * (float(np.abs(b).max()) + 2.0 * size + 8.0 * abs(shift)) * longest / least
         return Bound(float((np.abs(rho) / w).max()) * longest, rounding, size)
 
     def _best_constant(self, rho: FloatArray) -> float:
-        """The multiple of 1 that takes most from the residual rho, which it changes."""
-        shift = dot(self._image, rho) / dot(self._image, self._image)
-        rho -= shift * self._image
+        """The multiple of 1 whose image, which is taken from the residual rho, leaves least of it."""
+        image = self._image
+        if not self._can_end:
+            mean = float(rho.mean())
+            rho -= mean
+            return mean / float(image[0])
+        shift = dot(image, rho) / self._square
+        rho -= shift * image
         return shift
+
+    @cached_property
+    def _can_end(self) -> bool:
+        """Whether the image of 1 is anything but 1 - discount up to rounding."""
+        return bool(np.ptp(self._image) > 2.0 * self._roundings)
+
+    @cached_property
+    def _square(self) -> float:
+        return dot(self._image, self._image)
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _iterate(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, Bound, int]:
         """The best x with its bound and the products it took: BiCGSTAB from the last true residual until it holds."""
-        left, unlucky = self.solver.products, 0
-        x = self._first_guess(b, transposed)
+        x, rho = self._first_guess(b, transposed)
+        left, unlucky = self.solver.products - 1, 0
         best: tuple[FloatArray, Bound] | None = None
         while True:
-            rho = b - self.product(x, transposed=transposed)
-            left -= 1
             shift = 0.0 if transposed else self._best_constant(rho)
             x += shift
             bound = self._bound(b, x, rho, transposed, shift)
@@ -241,36 +255,45 @@ class KrylovFactorisation:
                 return *best, self.solver.products - left
             # The recursive residual drifts from the true one: aim a little lower than needed.
             need = 0.3 * max(self.solver.tolerance * bound.size, bound.rounding) / bound.residual
-            left = self._bicgstab(x, rho, need, transposed, left)
+            left = self._bicgstab(x, rho, need, transposed, left) - 1
+            rho = b - self.product(x, transposed=transposed)
 
-    def _first_guess(self, b: FloatArray, transposed: bool) -> FloatArray:
-        """0, or for the transpose the multiple of b with the mass of the solution: (I - discount P_pi)1 . x = 1 . b."""
-        if not transposed:
-            return np.zeros(b.size)
-        flow = dot(self._image, b)
+    def _first_guess(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, FloatArray]:
+        """x and its residual: 0, or for the transpose a multiple of b with the mass of the solution.
+
+        (I - discount P_pi)1 . x = 1 . b says what that is: afterwards residuals sum to 0.
+        """
+        flow = dot(self._image, b) if transposed else 0.0
         scale = float(b.sum()) / flow if flow else 0.0
-        return b * scale if isfinite(scale) else np.zeros(b.size)
+        if not scale or not isfinite(scale):
+            return np.zeros(b.size), b.copy()
+        x = scale * b
+        return x, b - self.product(x, transposed=True)
+
+    def _hopeless(self, reduction: float, goal: float, left: int) -> bool:
+        """Whether another solver waits and a quarter of the budget brought less than an eighth of the digits."""
+        quarter = self.solver.products - self.solver.products // 4
+        return self.solver.fallback is not None and quarter - 2 < left <= quarter and reduction > goal**0.125
 
     def _bicgstab(self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int) -> int:
         """Improve x, of residual r, in place until the norm of r is `goal` times what it was; the products left.
 
+        Returns 0 where there is no hope for the rest of them.
         The constant is deflated from the untransposed system: I - discount P_pi maps it to `_image`, and the caller
         finds it from the residual. For the transpose the first guess does that.
         """
-        image = self._image
-        square = dot(image, image)
 
         def product(y: FloatArray) -> FloatArray:
             y = self.product(y, transposed=transposed)
             if not transposed:
-                y -= dot(image, y) / square * image
+                self._best_constant(y)
             return y
 
         def norm(r: FloatArray) -> float:
             return float(np.abs(r).sum() if transposed else np.abs(r).max())
 
-        first, drift = norm(r), 0.0
-        shadow = np.random.default_rng(left).standard_normal(r.size)
+        begun, first, least, waited = left, norm(r), np.inf, 0
+        shadow = np.random.default_rng(left).random(r.size) - 0.5
         p, v = np.zeros(r.size), np.zeros(r.size)
         rho, alpha, omega = 1.0, 1.0, 1.0
         while left >= CYCLE:
@@ -281,16 +304,22 @@ class KrylovFactorisation:
             alpha = rho / dot(shadow, v)
             if not isfinite(alpha):
                 break
-            kernels.step(alpha, p, v, x, r)
+            kernels.half_step(alpha, v, r)
             t = product(r)
-            square_of_t = dot(t, t)
-            omega = dot(t, r) / square_of_t if square_of_t else 0.0
+            square = dot(t, t)
+            omega = dot(t, r) / square if square else 0.0
             if not isfinite(omega):
+                omega = 0.0
+            kernels.full_step(alpha, p, omega, t, x, r)
+            size, waited = norm(r) / first, waited + 2
+            if size <= max(goal, DRIFT * (begun - left)) or omega == 0.0:
                 break
-            kernels.step(omega, r, t, x, r)
-            drift += DRIFT
-            if norm(r) <= max(goal, drift) * first or omega == 0.0:
+            if size < least:
+                least, waited = size, 0
+            elif waited > PATIENCE + (begun - left) // 3:
                 break
+            if self._hopeless(size, goal, left):
+                return 0
         return left
 
 
