@@ -66,6 +66,8 @@ def test_high_word_is_the_upper_half_of_the_product():
     rng = np.random.default_rng(0)
     for x, y in rng.integers(0, 2**64, size=(1000, 2), dtype=np.uint64):
         assert int(kernels.high_word(x, y)) == int(x) * int(y) >> 64
+        n = y >> np.uint64(32)
+        assert int(kernels.multiply_high(x, n)) == int(x) * int(n) >> 64
 
 
 def test_generators_agree_compiled_and_interpreted():

@@ -31,6 +31,12 @@ def high_word(x, y):
 
 
 @kernel
+def multiply_high(word, n):
+    """floor(word n / 2^64) for n < 2^32: the cell that a word draws from n"""
+    return ((word >> HALF) * n + (((word & LOW) * n) >> HALF)) >> HALF
+
+
+@kernel
 def philox_round(c0, c1, c2, c3, k0, k1):
     """One of the ten rounds of `philox`"""
     high0, low0 = high_word(MULTIPLIERS[0], c0), MULTIPLIERS[0] * c0

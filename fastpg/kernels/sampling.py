@@ -9,17 +9,17 @@ Segment S holds the first states. One 64-bit word draws one outcome by one read 
     slot           2 k for outcome k itself, 2 k + 1 for the alias of k
 
 A word x draws from cell floor(x n / 2^64), and its alias where x n mod 2^64 is not below the threshold. Each outcome
-of a cell is drawn by its share of the 2^64 words to within one word, so that with the error 2^-63 of the table the law
-of a step is right to (n + 2) 2^-64 in total variation.
+of a cell is drawn by its share of the 2^64 words to within one word, so that with the error 2^-62 of the table the law
+of a step is right to (n + 4) 2^-64 in total variation.
 
-A log has a row for each step and a column for each lane: the codes drawn, and the slots where they are asked for.
+A `law` is (horizon, powers, segment, record, bits). A log has a row for each step and a column for each lane: the codes
+drawn, and the slots where they are asked for.
 """
 
 import numpy as np
 
 from fastpg.kernels import kernel
-from fastpg.kernels.alias import HALF, LOW, multiply_high
-from fastpg.kernels.random import streams, xoshiro, xoshiro_lanes
+from fastpg.kernels.random import HALF, LOW, multiply_high, streams, xoshiro, xoshiro_lanes
 
 UNIT = 2.0**-53
 NEVER = 2**62

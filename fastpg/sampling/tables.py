@@ -8,7 +8,8 @@ from scipy import sparse
 
 from fastpg.chain import induced_chain
 from fastpg.errors import InvalidArgument
-from fastpg.kernels.alias import HALF, alias_table
+from fastpg.kernels.alias import alias_table
+from fastpg.kernels.random import HALF
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.validation import FloatArray, frozen, positive_integer
@@ -59,7 +60,7 @@ class OutcomeTable(NamedTuple):
 
 
 def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> OutcomeTable:
-    """Outcomes with probability pi(a|s) P(k|s,a) > 0 in time and memory proportional to their number.
+    """Outcomes with probability pi(a|s) P(k|s,a) > 0 in time proportional to their number, 56 bytes each.
 
     `start` (S,) is the law of the first state, that of the model where left out.
     """
@@ -78,7 +79,7 @@ def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> 
     action = frozen(np.concatenate((row % A, np.zeros_like(first))))
     threshold, alias = np.empty(weight.size, np.uint64), np.empty(weight.size, np.int64)
     alias_table(weight, offset, threshold, alias)
-    bits = state_bits(S, A)
+    bits = state_bits(S, A, weight.size)
     code = (action << bits | successor | mdp.terminal[successor].astype(np.int64) << 31).astype(np.uint64)
     begin, n = offset[:-1].astype(np.uint64), counts.astype(np.uint64)
     draws = Draws(frozen(begin << HALF | n), frozen(np.stack((threshold, code << HALF | code[alias]), axis=1)), bits)
@@ -86,13 +87,15 @@ def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> 
     return OutcomeTable(offset, frozen(alias), successor, action, reward, weight, draws)
 
 
-def state_bits(n_states: int, n_actions: int) -> int:
-    """How many bits a state takes; with those of an action there may be 31."""
+def state_bits(n_states: int, n_actions: int, n_outcomes: int) -> int:
+    """How many bits a state takes; with those of an action there may be 31, and 31 for an outcome."""
     bits, action_bits = (n_states - 1).bit_length(), (n_actions - 1).bit_length()
     if bits + action_bits > 31:
         raise InvalidArgument(
             f"the sampler needs {bits} bits for {n_states} states and {action_bits} for {n_actions} actions but has 31"
         )
+    if n_outcomes > 2**31:
+        raise InvalidArgument(f"the sampler takes at most {2**31} outcomes (s, a, s') but there are {n_outcomes}")
     return bits
 
 
