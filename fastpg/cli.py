@@ -145,6 +145,21 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
     return 0 if all(line.check.agrees for line in lines) else 1
 
 
+def _warmup(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from time import perf_counter
+
+    from fastpg import progress, warmup
+
+    began = perf_counter()
+    work = list(warmup.pieces())
+    with progress.bar(len(work)) as start:
+        for done, (name, compile_it) in enumerate(work):
+            start(name, done)(0)
+            compile_it()
+    _emit(f"compiled, or found compiled, in {perf_counter() - began:.1f} s")
+    return 0
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
     """What would spoil the end of a long run is found at its beginning."""
     from fastpg import plot, report
@@ -215,6 +230,8 @@ def _parser() -> argparse.ArgumentParser:
         help="the probability that an unbiased sampler fails this command, divided evenly among its lines "
         f"(default: {FALSE_ALARM:g})",
     )
+
+    _verb(verbs, _warmup, "warmup", "compile everything into the cache, so that no first call has to wait")
 
     verb = _verb(verbs, _problems, "problems", "list the problems that have a name")
     verb.add_argument("--json", action="store_true", help="print one JSON document and nothing else")

@@ -8,7 +8,7 @@ from time import perf_counter
 
 @contextmanager
 def bar(total: int) -> Iterator[Callable[[str, int], Callable[[int], object]]]:
-    """A bar on stderr while `total` trajectories are sampled, silent where stderr is no terminal.
+    """A bar on stderr while `total` pieces of work are done, silent where stderr is no terminal.
 
     Yields a function of a label and the number done before, which returns the callback of one run.
     """

@@ -36,7 +36,7 @@ LAYERS = (
     ("problems",),
     ("planning", "learning", "batch"),
     ("theory",),
-    ("progress", "resolve", "documents", "lines"),
+    ("progress", "resolve", "documents", "lines", "warmup"),
     ("report", "plot"),
     ("plot_variance",),
     ("cli",),

@@ -1,0 +1,78 @@
+"""Compile every kernel into the cache, by small pieces of work that need them.
+
+A kernel is compiled when it is first called, for the types of its arguments; calls are the only way to know these.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from fastpg import batch
+from fastpg.crosscheck import crosscheck
+from fastpg.evaluation import Evaluation, evaluate
+from fastpg.fisher import fisher_information, natural_gradient
+from fastpg.gradient import policy_gradient
+from fastpg.model import MDP
+from fastpg.policy import SoftmaxPolicy
+from fastpg.problems import random_mdp
+from fastpg.sampling import RewardToGo, TotalReturn, rollout, sample_returns
+from fastpg.sampling.tables import Horizon
+from fastpg.solvers import GTH, Banded, Krylov, Substitution
+from fastpg.testing.models import as_sparse
+
+HORIZONS: tuple[Horizon, ...] = (3, "geometric")
+Work = Callable[[], object]
+
+
+def pieces() -> Iterator[tuple[str, Work]]:
+    """What is compiled, in words, and the work that compiles it."""
+    dense = random_mdp(6, 3, rng=0)
+    sparse = as_sparse(dense)
+    policy = SoftmaxPolicy.random(dense, rng=0)
+    other = SoftmaxPolicy.random(dense, rng=1)
+    for name, mdp in (("dense", dense), ("sparse", sparse)):
+        ev = evaluate(mdp, policy)
+        yield f"gradients of {name} models", partial(_gradients, ev)
+        yield f"error bounds of {name} models", partial(_bounds, ev)
+        yield f"finite horizons of {name} models", partial(_finite, mdp, policy)
+        yield f"GTH on {name} models", partial(_gradients, evaluate(mdp, policy, solver=GTH()))
+    yield "large sparse models", partial(_large, sparse, policy)
+    yield "trajectories", partial(_trajectories, dense, policy)
+    for kind in (RewardToGo, TotalReturn):
+        for beta in (None, other):
+            judge = partial(crosscheck, dense, policy, kind(behaviour=beta), n=200, horizon=3, rng=0)
+            yield f"sampled gradients: {kind.__name__}{' off policy' if beta else ''}", judge
+    arguments = (dense.transition, dense.expected_reward, [0.5, 0.9], dense.start, policy.logits)
+    for make in (batch.evaluate, batch.policy_gradient, batch.fisher, batch.natural_gradient):
+        yield f"batches: {make.__name__}", partial(make, *arguments)
+
+
+def _gradients(ev: Evaluation) -> None:
+    policy_gradient(ev)
+    natural_gradient(ev)
+    fisher_information(ev).to_dense()
+
+
+def _bounds(ev: Evaluation) -> None:
+    ev.error.gradient, ev.error.advantage, ev.error.action_value, ev.error.refined_advantage  # noqa: B018
+
+
+def _trajectories(mdp: MDP, policy: SoftmaxPolicy) -> None:
+    for horizon in HORIZONS:
+        rollout(mdp, policy, n=3, horizon=horizon, rng=0)
+        sample_returns(mdp, policy, n=3, horizon=horizon, rng=0)
+
+
+def _finite(mdp: MDP, policy: SoftmaxPolicy) -> None:
+    ev = evaluate(mdp, policy, horizon=3)
+    ev.advantage, ev.visitation, ev.logit_gradient  # noqa: B018
+
+
+def _large(mdp: MDP, policy: SoftmaxPolicy) -> None:
+    for solver in (Krylov(), Banded()):
+        evaluate(mdp, policy, solver=solver).occupancy  # noqa: B018
+    line = np.zeros((3, 1, 3))
+    line[0, 0, 1] = line[1, 0, 2] = 1.0
+    acyclic = as_sparse(MDP(line, [1.0, 1.0, 0.0], 0.9, terminal=[False, False, True]))
+    evaluate(acyclic, SoftmaxPolicy.uniform(acyclic), solver=Substitution()).occupancy  # noqa: B018
