@@ -16,7 +16,7 @@ from fastpg.gradient import policy_gradient
 from fastpg.model import MDP
 from fastpg.policy import SoftmaxPolicy
 from fastpg.problems import random_mdp
-from fastpg.sampling import RewardToGo, TotalReturn, rollout, sample_returns
+from fastpg.sampling import RewardToGo, TotalReturn, rollout, sample_evaluation, sample_returns
 from fastpg.sampling.tables import Horizon
 from fastpg.solvers import GTH, Banded, Krylov, Substitution
 from fastpg.testing.models import as_sparse
@@ -39,6 +39,7 @@ def pieces() -> Iterator[tuple[str, Work]]:
         yield f"GTH on {name} models", partial(_gradients, evaluate(mdp, policy, solver=GTH()))
     yield "large sparse models", partial(_large, sparse, policy)
     yield "trajectories", partial(_trajectories, dense, policy)
+    yield "sampled values", partial(sample_evaluation, dense, policy, n=3, rng=0)
     for kind in (RewardToGo, TotalReturn):
         for beta in (None, other):
             judge = partial(crosscheck, dense, policy, kind(behaviour=beta), n=200, horizon=3, rng=0)

@@ -91,3 +91,61 @@ def add_block(W, visited, m, pi, pool, share, power_sums, block):
             power_sums[s, 3, a] += (y * y / m) * (y * y / m)
             if pool[s, a] >= 0:
                 block[pool[s, a]] += share[s, a] * y / root
+
+
+@kernel
+def first_visit_sums(key, first, last, law, n_actions, by_slot, reward, stop, values, action_values, visits, ends):
+    """Sums over trajectories first .. last-1 of undiscounted returns G from first visits, and of numbers of visits.
+
+    values[s] gains (1, G, G^2) for the first visit of s, action_values[s,a] for that of (s,a), visits[s] (N, N^2) for
+    its N visits, and ends[s] 1 where a trajectory of a step or more ends in terminal state s. Returns the number of
+    steps.
+    """
+    A, bits = n_actions, U(law[-1])
+    mask = (ONE << bits) - ONE
+    S = visits.shape[0]
+    log, begin, column = workspace(last - first, 2 if by_slot else 1)
+    length = np.empty(BATCH, np.int64)
+    ahead, ahead_of_pair, times = np.zeros(S), np.zeros(S * A), np.zeros(S, np.int64)
+    met, met_pairs = np.empty(S, np.int64), np.empty(S * A, np.int64)
+    seen = np.zeros(S * A, np.bool_)
+    steps, done, count, recent = 0, first, 1, SHORTEST
+    while done < last and count > 0:
+        log, count, recent = walk_some(key, done, last, law, stop, recent, log, begin, column, length)
+        for i in range(count):
+            codes, slots = log[0, begin[i] :, column[i]], log[-1, begin[i] :, column[i]]
+            total, states, pairs = 0.0, 0, 0
+            # Backwards, so that the last number kept of a state is that of its first visit.
+            for t in range(length[i] - 1, -1, -1):
+                s, a = np.int64(codes[t] & mask), np.int64((codes[t + 1] & ~TERMINAL) >> bits)
+                k = np.int64(slots[t + 1]) if by_slot else s * A + a
+                total += reward[k]
+                if times[s] == 0:
+                    met[states] = s
+                    states += 1
+                if not seen[s * A + a]:
+                    seen[s * A + a] = True
+                    met_pairs[pairs] = s * A + a
+                    pairs += 1
+                times[s] += 1
+                ahead[s] = total
+                ahead_of_pair[s * A + a] = total
+            for j in range(states):
+                s = met[j]
+                values[s, 0] += 1.0
+                values[s, 1] += ahead[s]
+                values[s, 2] += ahead[s] * ahead[s]
+                visits[s, 0] += times[s]
+                visits[s, 1] += float(times[s]) * float(times[s])
+                times[s] = 0
+            for j in range(pairs):
+                s, a = met_pairs[j] // A, met_pairs[j] % A
+                action_values[s, a, 0] += 1.0
+                action_values[s, a, 1] += ahead_of_pair[s * A + a]
+                action_values[s, a, 2] += ahead_of_pair[s * A + a] ** 2
+                seen[s * A + a] = False
+            if length[i] > 0 and codes[length[i]] >= TERMINAL:
+                ends[np.int64(codes[length[i]] & mask)] += 1.0
+            steps += length[i]
+        done += count
+    return steps

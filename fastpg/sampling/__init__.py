@@ -3,6 +3,7 @@
 from fastpg.sampling import faults
 from fastpg.sampling.estimate import GradientEstimate, estimate_gradient
 from fastpg.sampling.estimators import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
+from fastpg.sampling.evaluation import SampledEvaluation, sample_evaluation
 from fastpg.sampling.trajectories import Trajectories, rollout, sample_returns
 
 __all__ = [
@@ -11,11 +12,13 @@ __all__ = [
     "GradientEstimate",
     "PlugIn",
     "RewardToGo",
+    "SampledEvaluation",
     "TemporalDifference",
     "TotalReturn",
     "Trajectories",
     "estimate_gradient",
     "faults",
     "rollout",
+    "sample_evaluation",
     "sample_returns",
 ]
