@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.cases import batch_cases, gradient_cases, sampling_cases, solver_cases, start_up
+from bench.batches import batch_cases
+from bench.cases import gradient_cases, sampling_cases, solver_cases, start_up
 from bench.harness import machine, measured
 from bench.throughput import throughput_cases
 

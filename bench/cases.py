@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,7 @@ from scipy.linalg import lu_factor, lu_solve
 from scipy.linalg.lapack import dgetrf, dgetrs
 
 from bench.harness import Case
-from fastpg import (
-    MDP,
-    RewardToGo,
-    SoftmaxPolicy,
-    batch,
-    estimate_gradient,
-    evaluate,
-    policy_gradient,
-    problems,
-    solvers,
-)
+from fastpg import MDP, RewardToGo, SoftmaxPolicy, estimate_gradient, evaluate, policy_gradient, problems, solvers
 from fastpg.chain import induced_chain
 
 FIRST_GRADIENT = """
@@ -120,65 +109,6 @@ def sampling_cases() -> list[Case]:
     }
     # Errors of estimates are compared: they are independent, so only their size can agree.
     return [Case(f"sampled gradient, {n * T:,} steps, S = {S}, A = {A}", contenders, tolerance=10.0, repeats=7)]
-
-
-def batch_cases() -> list[Case]:
-    """Gradients of many models with a policy each, on one thread, against NumPy's stacked solve and JAX's vmap.
-
-    Make these before any other case: where a kernel of Numba ran before JAX was first used, JAX 0.10 did not return.
-    """
-    return [_batch(5, 3, 10_000, 30), _batch(20, 4, 1000, 30), _batch(100, 4, 32, 10)]
-
-
-def _batch(S: int, A: int, n: int, repeats: int) -> Case:
-    rng = np.random.default_rng(0)
-    P, r, theta = rng.dirichlet(np.ones(S), (n, S, A)), rng.random((n, S, A)), rng.standard_normal((n, S, A))
-    gamma, mu = 0.95, np.full(S, 1 / S)
-
-    def stacked() -> Any:
-        weight = np.exp(theta - theta.max(axis=2, keepdims=True))
-        pi = weight / weight.sum(axis=2, keepdims=True)
-        system = np.eye(S) - gamma * np.matmul(pi[:, :, None, :], P)[:, :, 0]
-        V = np.linalg.solve(system, (pi * r).sum(axis=2)[..., None])
-        d = np.linalg.solve(system.swapaxes(1, 2), mu[:, None])
-        q = r + gamma * np.matmul(P.reshape(n, S * A, S), V).reshape(n, S, A)
-        return d * pi * (q - V)
-
-    def loop() -> Any:
-        return [
-            policy_gradient(evaluate(MDP(P[i], r[i], gamma, mu), SoftmaxPolicy(theta[i]))) for i in range(len(theta))
-        ]
-
-    contenders = {
-        "fastpg": lambda: batch.policy_gradient(P, r, gamma, mu, theta, threads=1),
-        "fastpg, 2 threads": lambda: batch.policy_gradient(P, r, gamma, mu, theta, threads=2),
-        "fastpg, one by one": loop,
-        "NumPy, stacked": stacked,
-    } | _vmap(P, r, gamma, mu, theta)
-    return Case(f"{n:,} exact gradients, S = {S}, A = {A}", contenders, repeats=repeats)
-
-
-def _vmap(P: Any, r: Any, gamma: float, mu: Any, theta: Any) -> dict[str, Callable[[], Any]]:
-    """The same in JAX, differentiated by JAX, where it is installed; its arrays are made beforehand."""
-    try:
-        import jax
-    except ImportError:
-        return {}
-    jax.config.update("jax_enable_x64", True)
-
-    def expected_return(P: Any, r: Any, theta: Any) -> Any:
-        pi = jax.nn.softmax(theta)
-        system = jax.numpy.eye(mu.size) - gamma * jax.numpy.einsum("sa,sak->sk", pi, P)
-        return mu @ jax.numpy.linalg.solve(system, (pi * r).sum(axis=1))
-
-    gradient = jax.jit(jax.vmap(jax.grad(expected_return, argnums=2)))
-    arrays = [jax.numpy.asarray(x) for x in (P, r, theta)]
-
-    def run() -> Any:
-        return gradient(*arrays).block_until_ready()
-
-    run()
-    return {"JAX, vmap": run}
 
 
 def start_up(repeats: int = 5) -> dict[str, Any]:

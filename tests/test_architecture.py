@@ -214,7 +214,9 @@ def test_each_kernel_is_compiled_once():
     counts = [line.split() for line in run(SCENARIO).splitlines()]
     assert [line for line in counts if int(line[2]) > 1] == []
     core = [
-        line for line in counts if line[0].removeprefix("fastpg.kernels.") in ("batch", "evaluation", "gth", "policy")
+        line
+        for line in counts
+        if line[0].removeprefix("fastpg.kernels.") in ("batch", "evaluation", "gth", "lanes", "policy")
     ]
     assert len(core) >= 20
     assert [line for line in core if int(line[2]) != 1] == []

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 import fastpg
-from fastpg import MDP, InvalidArgument, InvalidModel, InvalidPolicy, SoftmaxPolicy, SolveError, batch
+from fastpg import MDP, SoftmaxPolicy, batch, problems
 from fastpg.kernels import batch as kernels
+from fastpg.kernels import lanes
 from fastpg.kernels.exponential import exponential
 from fastpg.testing import oracles
 from fastpg.testing.assertions import assert_within, rounding
@@ -56,7 +57,7 @@ def arguments(draw, discounts=DISCOUNTS, ends=False):
     return (P, r, discount, laws(rng, *shapes[3], S), theta), terminal
 
 
-def problems(args, terminal):
+def single_problems(args, terminal):
     """The place of each problem of a batch, its MDP and its policy."""
     cores = (3, 2, 0, 1, 2, 1)
     arrays = [np.asarray(x) for x in (*args, terminal)]
@@ -72,7 +73,7 @@ def assert_equals_single_calls(args, terminal):
     gradient = batch.policy_gradient(*args, terminal=terminal)
     natural = batch.natural_gradient(*args, terminal=terminal)
     blocks = batch.fisher(*args, terminal=terminal)
-    for place, mdp, policy in problems(args, terminal):
+    for place, mdp, policy in single_problems(args, terminal):
         one = fastpg.evaluate(mdp, policy)
         first, second = (rounding(mdp, policy, resolvents=m) for m in (1, 2))
         unit = rounding(mdp, policy, resolvents=1, scale=1.0)
@@ -109,7 +110,7 @@ def test_values_and_gradients_are_those_of_rational_arithmetic(case, pick):
     args = (P, np.abs(r), discount, mu, theta)
     ev = batch.evaluate(*args, terminal=terminal)
     gradient = batch.policy_gradient(*args, terminal=terminal)
-    found = list(problems(args, terminal))
+    found = list(single_problems(args, terminal))
     place, mdp, policy = found[pick % len(found)]
     exact = oracles.rational_evaluation(mdp, policy)
     ulps = 16 * (mdp.n_states + mdp.n_actions) * EPS
@@ -128,9 +129,18 @@ def test_gradients_keep_their_digits_near_discount_1(complement):
     rng = np.random.default_rng(0)
     args = (laws(rng, 5, 6, 3, 6), rng.random((5, 6, 3)), 1 - complement, np.full(6, 1 / 6), rng.normal(size=(5, 6, 3)))
     gradient = batch.policy_gradient(*args)
-    for place, mdp, policy in problems(args, np.zeros(6, bool)):
+    for place, mdp, policy in single_problems(args, np.zeros(6, bool)):
         truth = oracles.rational_evaluation(mdp, policy).logit_gradient.astype(float)
         assert_within(gradient[place], truth, 100 * EPS * np.abs(truth).max())
+
+
+def test_a_vanishing_gradient_keeps_its_digits():
+    """The chain of Agarwal et al. (2021, Proposition 4.1), whose values span 50 orders of magnitude, entry by entry."""
+    mdp = problems.vanishing_gradient_chain(64)
+    policy = SoftmaxPolicy([[-1.0, 0.0, 0.0, 0.0]] * 66)
+    args = (mdp.transition, mdp.expected_reward, mdp.discount, mdp.start, policy.logits)
+    truth = oracles.rational_evaluation(mdp, policy).logit_gradient.astype(float)
+    assert_within(batch.policy_gradient(*args), truth, 1e-13 * np.abs(truth))
 
 
 def test_gradients_are_derivatives_of_the_return():
@@ -140,7 +150,7 @@ def test_gradients_are_derivatives_of_the_return():
     theta[0, 0, 2, 1] = -np.inf
     args = (P, r, [0.0, 0.5, 0.9, 0.95], laws(rng, 5), theta)
     gradient = batch.policy_gradient(*args)
-    for place, mdp, policy in problems(args, np.zeros(5, bool)):
+    for place, mdp, policy in single_problems(args, np.zeros(5, bool)):
         expected = oracles.complex_step_gradient(mdp, policy)
         assert_within(gradient[place], expected, rounding(mdp, policy, resolvents=2))
 
@@ -218,7 +228,7 @@ def test_what_is_broadcast_is_not_copied():
         results.append(batch.policy_gradient(transition, np.ones((S, 1)), 0.9, np.eye(S)[0], theta, threads=1))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < results[-1].nbytes + batch.SCRATCH
+        assert peak < results[-1].nbytes + 2 * batch.SCRATCH
         np.testing.assert_array_equal(results[-1], results[0])
 
 
@@ -236,133 +246,12 @@ def test_a_batch_without_problems():
     )
 
 
-def spoiled(name, place, value):
-    """The example with one entry changed."""
-    args, terminal = example()
-    args[["transition", "reward", "discount", "start", "logits"].index(name)][place] = value
-    return args, terminal
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize(
-    ("name", "place", "value", "error", "message"),
-    [
-        (
-            "transition",
-            (200, 1, 2, 3),
-            np.nan,
-            InvalidModel,
-            r"\[200\], transition\[1, 2, 3\] must be finite but is nan",
-        ),
-        (
-            "transition",
-            (200, 3, 0),
-            0.45,
-            InvalidModel,
-            r"\[200\], transition\[3, 0\] must sum to 1 within 1e-09 but sums to 1.8;",
-        ),
-        (
-            "transition",
-            (200, 3, 0),
-            [-0.5, 0.5, 0.5, 0.5],
-            InvalidModel,
-            r"\[200\], transition\[3, 0, 0\] must not be negative but is -0.5",
-        ),
-        ("reward", (299, 1, 2), -np.inf, InvalidModel, r"\[299\], reward\[1, 2\] must be finite but is -inf"),
-        ("reward", (3, 1, 2), 1.0, InvalidModel, r"\[3\], reward\[1, 2\] must be 0 in a terminal state"),
-        ("discount", 1, 1.5, InvalidModel, r"\[1\], discount must be a number in \[0, 1\] but is 1.5"),
-        ("discount", 1, np.nan, InvalidModel, r"\[1\], discount must be a number in \[0, 1\] but is nan"),
-        ("start", (298, 2), np.nan, InvalidModel, r"\[298\], start\[2\] must be finite but is nan"),
-        ("start", 298, 0.5, InvalidModel, r"\[298\], start must sum to 1 within 1e-09 but sums to 2.0"),
-        ("start", 298, [-1.0, 2.0, 0.0, 0.0], InvalidModel, r"\[298\], start\[0\] must not be negative but is -1.0"),
-        ("logits", (77, 1, 0), np.nan, InvalidPolicy, r"\[77\], logits\[1, 0\] must be finite or -inf but is nan"),
-        ("logits", (77, 1, 0), np.inf, InvalidPolicy, r"\[77\], logits\[1, 0\] must be finite or -inf but is inf"),
-        ("logits", (77, 1), -np.inf, InvalidPolicy, r"\[77\], logits\[1\] must leave an action above -inf"),
-        ("discount", 1, 1.0, SolveError, r"\[1\], at discount 1 the process must end for certain"),
-        ("reward", (1, 1, 2), 1.7e308, SolveError, r"\[1\], .* overflows float64"),
-    ],
-)
-def test_each_broken_rule_is_a_sentence_with_its_place(function, name, place, value, error, message):
-    args, terminal = spoiled(name, place, value)
-    if value == 1.7e308:
-        args[2][1], args[4][1] = 0.999, 0.0
-    with pytest.raises(error, match="^in problem " + message + ".*; 1 of 300 problems fail$"):
-        function(*args, terminal=terminal)
-
-
-def test_the_place_is_that_of_the_broadcast_problem():
-    args, terminal = spoiled("transition", (200, 3, 0), 0.45)
-    args[4] = np.zeros((2, 1, 4, 3))
-    with pytest.raises(InvalidModel, match=r"^in problem \[0, 200\], transition.*; 2 of 600 problems fail$"):
-        batch.policy_gradient(*args, terminal=terminal)
-    with pytest.raises(
-        InvalidModel, match=r"^transition\[3, 0\] must sum to 1 within 1e-09 but sums to 1.8; 1 of 12 rows"
-    ):
-        batch.policy_gradient(*(x[200] for x in args[:4]), args[4][0, 0])
-
-
 def test_rows_of_terminal_states_are_not_read():
     args, terminal = example()
     before = everything(args, terminal)
     args[0][::3, 1] = np.nan
     for x, y in zip(everything(args, terminal), before, strict=True):
         np.testing.assert_array_equal(x, y)
-
-
-def test_an_endless_process_at_discount_1_is_an_error_wherever_it_begins():
-    """State 2 is a trap that state 0 cannot reach; single calls leave its value undefined."""
-    P = np.zeros((3, 1, 3))
-    P[0, 0, 1] = P[2, 0, 2] = 1.0
-    args = (P, [[1.0], [0.0], [1.0]], [0.5, 1.0], [1.0, 0.0, 0.0], np.zeros((3, 1)))
-    terminal = [False, True, False]
-    assert np.isnan(fastpg.evaluate(MDP(P, args[1], 1.0, 0, terminal=terminal), SoftmaxPolicy(args[4])).value[2])
-    with pytest.raises(SolveError, match=r"in problem \[1\], at discount 1 .* from state 2, which start cannot reach"):
-        batch.evaluate(*args, terminal=terminal)
-
-
-@pytest.mark.parametrize(
-    ("position", "value", "error", "message"),
-    [
-        (
-            0,
-            np.ones((4, 3)),
-            InvalidModel,
-            r"transition must have shape \(..., 4, 3, 4\) to fit logits but has shape \(4, 3\)",
-        ),
-        (
-            1,
-            np.ones((300, 4)),
-            InvalidModel,
-            r"reward must have shape \(..., 4, 3\) or \(..., 4, 1\) to fit logits but has",
-        ),
-        (2, "a", InvalidModel, "discount must hold real numbers but has dtype <U1"),
-        (
-            2,
-            np.ones(299),
-            InvalidArgument,
-            r"leading axes must broadcast but are \(300,\) of transition, .*, \(299,\) of discount",
-        ),
-        (3, 0, InvalidModel, r"start must have shape \(..., 4\) to fit logits but has shape \(\)"),
-        (4, [1.0], InvalidPolicy, r"logits must have shape \(..., S, A\) with S, A >= 1 but has shape \(1,\)"),
-        (4, np.ones((2, 0, 3)), InvalidPolicy, r"logits must have shape \(..., S, A\) with S, A >= 1 but has shape"),
-        (4, [[1.0], [1.0, 2.0]], InvalidPolicy, "logits must be a rectangular array of numbers"),
-    ],
-)
-def test_shapes_that_do_not_fit(position, value, error, message):
-    args, _ = example()
-    args[position] = value
-    with pytest.raises(error, match=message):
-        batch.policy_gradient(*args)
-
-
-def test_bad_masks_and_threads():
-    args, terminal = example()
-    with pytest.raises(InvalidModel, match="terminal must be a mask of booleans but has dtype float64"):
-        batch.evaluate(*args, terminal=terminal + 0.5)
-    with pytest.raises(InvalidModel, match=r"terminal must have shape \(..., 4\) to fit logits but has shape \(\)"):
-        batch.evaluate(*args, terminal=True)
-    with pytest.raises(InvalidArgument, match="threads must be a positive integer but is 0"):
-        batch.evaluate(*args, terminal=terminal, threads=0)
 
 
 def test_exponentials_are_right_to_an_ulp():
@@ -384,8 +273,9 @@ def test_exponentials_are_right_to_an_ulp():
 def test_compiled_equals_interpreted(monkeypatch):
     args, terminal = example(n=20)
     compiled = everything(args, terminal)
-    for name, kernel in list(vars(kernels).items()):  # exponential among them
-        if hasattr(kernel, "py_func"):
-            monkeypatch.setattr(kernels, name, kernel.py_func)
+    for module in (kernels, lanes):
+        for name, kernel in list(vars(module).items()):
+            if hasattr(kernel, "py_func"):
+                monkeypatch.setattr(module, name, kernel.py_func)
     for x, y in zip(compiled, everything(args, terminal), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=64 * EPS * np.abs(y).max())

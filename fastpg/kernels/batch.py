@@ -1,19 +1,20 @@
-"""Many small problems at once: a group of them lies side by side on the last axis, the lanes, of its arrays.
-
-Every innermost loop runs over the N lanes, which are independent, so that the compiler makes vector instructions of it.
-`code` (N,) says which lanes have failed, and how.
-"""
+"""Batches of small problems, a group of them at a time in the lanes of `kernels.lanes`."""
 
 import numpy as np
 
 from fastpg.kernels import kernel
-from fastpg.kernels.exponential import exponential
-
-TOLERANCE = 1e-9
-EPS = 2.0**-52
-
-# What is wrong with a problem: its input; the process need not end; a number too large for float64.
-INVALID, SINGULAR, OVERFLOW = 1.0, 2.0, 3.0
+from fastpg.kernels.lanes import (
+    INVALID,
+    OVERFLOW,
+    centre,
+    divide,
+    eliminate,
+    natural_step,
+    normalise,
+    softmax,
+    substitute,
+    substitute_transposed,
+)
 
 
 @kernel
@@ -44,66 +45,6 @@ def gather(at, P, s, a, out):
     for k in range(whole, S):
         for n in range(N):
             out[k, n] = P[at[0, n], s, a, k]
-
-
-@kernel
-def divide(total, out):
-    """out[k,n] /= total[n], 0 where that is infinite"""
-    for k in range(out.shape[0]):
-        for n in range(out.shape[1]):
-            out[k, n] = out[k, n] / total[n] if total[n] < np.inf else 0.0
-
-
-@kernel
-def normalise(read, low, code, total, out):
-    """Each lane of out (K, N) checked to be a law and divided by total[n], its sum; 0 where `read` is 0."""
-    K, N = out.shape
-    total[:] = 0.0
-    low[:] = 0.0
-    whole = K - K % 4
-    for k in range(0, whole, 4):
-        for n in range(N):
-            total[n] += (out[k, n] + out[k + 1, n]) + (out[k + 2, n] + out[k + 3, n])
-            x = out[k, n] if out[k, n] < out[k + 1, n] else out[k + 1, n]
-            y = out[k + 2, n] if out[k + 2, n] < out[k + 3, n] else out[k + 3, n]
-            low[n] = min(low[n], x, y)
-    for k in range(whole, K):
-        for n in range(N):
-            total[n] += out[k, n]
-            low[n] = out[k, n] if out[k, n] < low[n] else low[n]
-    uneven = 0.0
-    for n in range(N):
-        gap = abs(total[n] - 1.0)
-        code[n] = code[n] if ((gap <= TOLERANCE) & (low[n] >= 0.0)) | (read[n] == 0.0) else INVALID
-        total[n] = 1.0 if gap <= K * EPS else total[n]
-        total[n] = total[n] if read[n] != 0.0 else np.inf
-        uneven += 0.0 if total[n] == 1.0 else 1.0
-    if uneven != 0.0:
-        divide(total, out)
-
-
-@kernel
-def softmax(top, total, power, code, out):
-    """out[a,n] = exp(out[a,n] - max_b out[b,n]) / sum_c exp(out[c,n] - max_b out[b,n]), checked"""
-    A, N = out.shape
-    for n in range(N):
-        top[n] = out[0, n]
-        total[n] = 0.0
-    for a in range(1, A):
-        for n in range(N):
-            top[n] = out[a, n] if out[a, n] > top[n] else top[n]
-    for a in range(A):
-        for n in range(N):
-            out[a, n] -= top[n]
-        exponential(power, out[a])
-    for a in range(A):
-        for n in range(N):
-            total[n] += out[a, n]
-    for n in range(N):  # a logit of nan or +inf, or a state without one above -inf, makes it nan
-        code[n] = code[n] if total[n] >= 1.0 else INVALID
-    for a in range(A):
-        for n in range(N):
-            out[a, n] /= total[n]
 
 
 @kernel
@@ -160,75 +101,6 @@ def induce(at, P, r, pi, discount, goes_on, row, lane, code, total, leaving, b, 
 
 
 @kernel
-def eliminate(code, pivot, leaving, b, off):
-    """I - discount P_pi = L U without a subtraction   (Grassmann, Taksar & Heyman 1985; see `kernels.gth.eliminate`)
-
-    U = I - (what is above the diagonal of `off`), L = diag(pivot) - (what is below); b becomes L^{-1} b, `leaving` too.
-    """
-    S, _, N = off.shape
-    for i in range(S):
-        for k in range(i):
-            for n in range(N):
-                leaving[i, n] += off[i, k, n] * leaving[k, n]
-                b[0, i, n] += off[i, k, n] * b[0, k, n]
-                b[1, i, n] += off[i, k, n] * b[1, k, n]
-            for j in range(k + 1, S):
-                for n in range(N):
-                    off[i, j, n] += off[i, k, n] * off[k, j, n]
-        for n in range(N):
-            pivot[i, n] = leaving[i, n]
-        for j in range(i + 1, S):
-            for n in range(N):
-                pivot[i, n] += off[i, j, n]
-        for n in range(N):
-            code[n] = SINGULAR if (pivot[i, n] == 0.0) & (code[n] == 0.0) else code[n]
-            leaving[i, n] /= pivot[i, n]
-            b[0, i, n] /= pivot[i, n]
-            b[1, i, n] /= pivot[i, n]
-        for j in range(i + 1, S):
-            for n in range(N):
-                off[i, j, n] /= pivot[i, n]
-
-
-@kernel
-def substitute(off, leaving, b, out):
-    """out = U^{-1} applied to b = L^{-1} (r_pi, |r_pi|) and to what gives V - V(g), g the last state, and its size
-
-    h = V - V(g) solves the equations of V with r_pi - V(g) (1 - discount) on the right, and h(g) = 0: near discount 1
-    it holds digits that V is too large to hold (see `solvers.GTH`). Errors of V and h are a few S ulp of their sizes.
-    """
-    S, N = leaving.shape
-    g = S - 1
-    for k in range(S):
-        for n in range(N):
-            out[0, k, n] = b[0, k, n]
-            out[1, k, n] = b[1, k, n]
-            out[2, k, n] = b[0, k, n] - b[0, g, n] * leaving[k, n] if k < g else 0.0
-            out[3, k, n] = b[1, k, n] + b[1, g, n] * leaving[k, n] if k < g else 0.0
-    for x in range(4):
-        for k in range(g - 1, -1, -1):
-            for j in range(k + 1, S):
-                for n in range(N):
-                    out[x, k, n] += off[k, j, n] * out[x, j, n]
-
-
-@kernel
-def substitute_transposed(off, pivot, out):
-    """out = (L U)^{-T} out"""
-    S, N = out.shape
-    for k in range(S):
-        for i in range(k):
-            for n in range(N):
-                out[k, n] += off[i, k, n] * out[i, n]
-    for k in range(S - 1, -1, -1):
-        for i in range(k + 1, S):
-            for n in range(N):
-                out[k, n] += off[i, k, n] * out[i, n]
-        for n in range(N):
-            out[k, n] /= pivot[k, n]
-
-
-@kernel
 def look_ahead(at, P, r, total, discount, solution, row, q, out):
     """q[s,a] = r(s,a) + gamma sum_k P(k|s,a) V(k), and out the same of V or h, whichever has less rounding in s"""
     S, A, N = out.shape
@@ -264,47 +136,18 @@ def look_ahead(at, P, r, total, discount, solution, row, q, out):
 
 
 @kernel
-def centre(pi, lane, out):
-    """out[s,a] -= sum_b pi(b|s) out[s,b], by differences from the likeliest action   (see `evaluation.advantage`)"""
+def read_off(mu, goes_on, discount, pi, adv, V, d, visits, J, out):
+    """out = the gradient d(s) pi(a|s) A(s,a), J = mu V, and visits = (1 - gamma) d; d becomes 0 where all has ended"""
     S, A, N = out.shape
-    top, reference, mean = lane[0], lane[1], lane[2]
+    J[:] = 0.0
     for s in range(S):
         for n in range(N):
-            top[n] = pi[s, 0, n]
-            reference[n] = out[s, 0, n]
-            mean[n] = 0.0
-        for a in range(1, A):
-            for n in range(N):
-                likelier = pi[s, a, n] > top[n]
-                reference[n] = out[s, a, n] if likelier else reference[n]
-                top[n] = pi[s, a, n] if likelier else top[n]
+            J[n] += mu[s, n] * V[s, n]
+            visits[s, n] = d[s, n] * (discount[1, n] if goes_on[s, n] != 0.0 else 1.0)
+            d[s, n] *= goes_on[s, n]
         for a in range(A):
             for n in range(N):
-                out[s, a, n] -= reference[n]
-                mean[n] += pi[s, a, n] * out[s, a, n]
-        for a in range(A):
-            for n in range(N):
-                out[s, a, n] -= mean[n]
-
-
-@kernel
-def natural_step(pi, weight, complement, adv, out):
-    """out[s,a] = (adv(s,a) - mean of adv(s,.)) / (1 - gamma), over the actions with pi > 0, 0 where weight = 0
-
-    At discount 1 the divisor is 1   (see `fastpg.natural_gradient`).
-    """
-    S, A, N = out.shape
-    for s in range(S):
-        for n in range(N):
-            total, count = 0.0, 0.0
-            for a in range(A):
-                taken = pi[s, a, n] > 0.0
-                total += adv[s, a, n] if taken else 0.0
-                count += 1.0 if taken else 0.0
-            for a in range(A):
-                taken = (pi[s, a, n] > 0.0) & (weight[s, n] > 0.0)
-                step = (adv[s, a, n] - total / count) / (complement[n] if complement[n] > 0.0 else 1.0)
-                out[s, a, n] = step if taken else 0.0
+                out[s, a, n] = d[s, n] * pi[s, a, n] * adv[s, a, n]
 
 
 @kernel
@@ -361,7 +204,7 @@ def solve(
     S, A = theta.shape[1:]
     at = np.empty((6, lanes), np.int64)
     lane, status, discount = np.empty((4, lanes)), np.empty(lanes), np.empty((2, lanes))
-    states = np.empty((14, S, lanes))
+    states = np.empty((13, S, lanes))
     start, goes_on, row, leaving, pivot = states[0], states[1], states[2], states[3], states[4]
     b, solution, d, visits = states[5:7], states[7:11], states[11], states[12]
     actions = np.empty((6, S, A, lanes))
@@ -380,15 +223,7 @@ def solve(
         substitute_transposed(off, pivot, d)
         look_ahead(at, P, reward, total, discount, solution, row, q, adv)
         centre(pi, lane, adv)
-        lane[0] = 0.0
-        for s in range(S):
-            for n in range(lanes):
-                lane[0, n] += start[s, n] * solution[0, s, n]
-                visits[s, n] = d[s, n] * (discount[1, n] if goes_on[s, n] != 0.0 else 1.0)
-                d[s, n] *= goes_on[s, n]
-            for a in range(A):
-                for n in range(lanes):
-                    x[s, a, n] = d[s, n] * pi[s, a, n] * adv[s, a, n]
+        read_off(start, goes_on, discount, pi, adv, solution[0], d, visits, lane[0], x)
         require_finite(solution[:1], status)
         require_finite(adv, status)
         count = min(lanes, stop - begin)
@@ -401,10 +236,7 @@ def solve(
         store(visits.reshape(S, 1, lanes), begin, count, status, visits_out)
         store(lane[:1].reshape(1, 1, lanes), begin, count, status, J_out)
         if step.shape[0] > 0:
-            for s in range(S):
-                for n in range(lanes):
-                    row[s, n] = visits[s, n] * goes_on[s, n] if discount[1, n] > 0.0 else d[s, n]
-            natural_step(pi, row, discount[1], adv, x)
+            natural_step(pi, visits, d, discount[1], adv, x)
             store(x, begin, count, status, step)
         for n in range(count):
             code[begin + n] = status[n]
