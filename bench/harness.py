@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -61,5 +62,5 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("fastpg", "numba", "numpy", "scipy")},
+        "versions": {name: version(name) for name in ("fastpg", "numba", "numpy", "scipy", "jax") if find_spec(name)},
     }

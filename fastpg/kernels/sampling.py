@@ -74,10 +74,12 @@ def walk(key, first, last, law, stop, recent, log, begin, column, length):
     """
     horizon, powers, segment, record, bits = law
     depth, rows, lanes = log.shape
-    s0, s1, s2, s3 = np.ones(lanes, U), np.ones(lanes, U), np.ones(lanes, U), np.ones(lanes, U)
+    s0, s1, s2, s3 = np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U)
     n0, n1, n2, n3 = np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U)
     word, here, unused = np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, np.uint32)
-    follows, until = np.full(lanes, -1), np.full(lanes, -1)
+    follows, until = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
+    for lane in range(lanes):
+        follows[lane], until[lane] = -1, -1
     start, mask = U(segment.shape[0] - 1), (ONE << U(bits)) - ONE
     most = min(last - first, begin.shape[0])
     begun, active = 0, 0
@@ -135,8 +137,10 @@ def walk_some(key, first, last, law, stop, recent, log, begin, column, length):
         if count < 0:
             log = np.empty((log.shape[0], 2 * log.shape[1], max(1, log.shape[2] // 2)), np.uint32)
     # A batch ends with idle lanes, for about as long as its longest trajectory takes: it is to be longer than that.
-    recent = min(max(SHORTEST, 16 * np.sum(length[:count]) // max(count, 1)), log.shape[1] // 2)
-    return log, count, recent
+    steps = 0
+    for i in range(count):
+        steps += length[i]
+    return log, count, min(max(SHORTEST, 16 * steps // max(count, 1)), log.shape[1] // 2)
 
 
 @kernel
