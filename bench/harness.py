@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+PACKAGES = ("fastpg", "numba", "numpy", "scipy", "jax", "torch", "quantecon")
+
 
 @dataclass(frozen=True)
 class Case:
     """The same work by several contenders; each returns an array, and all must agree within `tolerance`.
 
-    `steps`, where the work is that of taking steps, gives a rate.
+    `steps`, where the work is that of taking steps, gives a rate; `bytes_read` is what must be read at least.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Case:
     tolerance: float = 1e-10
     repeats: int = 30
     steps: int = 0
+    bytes_read: int = 0
 
 
 def measured(case: Case) -> dict[str, Any]:
@@ -51,6 +54,7 @@ def measured(case: Case) -> dict[str, Any]:
         "warm": {name: statistics.median(times) for name, times in warm.items()},
         "repeats": case.repeats,
         "steps": case.steps,
+        "bytes_read": case.bytes_read,
     }
 
 
@@ -62,5 +66,9 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("fastpg", "numba", "numpy", "scipy", "jax") if find_spec(name)},
+        "versions": {
+            name: version(name)
+            for name in ("fastpg", "numba", "numpy", "scipy", "jax", "torch", "quantecon")
+            if find_spec(name)
+        },
     }

@@ -1,23 +1,20 @@
-"""`python -m bench.sparse [--json FILE]`: sparse models against SciPy's solvers on a ready P_pi, and 10^6 states."""
+"""Sparse models against SciPy's solvers on a ready P_pi, and 10^6 states."""
 
-import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import bicgstab, splu
 
-from bench.__main__ import show
-from bench.harness import Case, machine, measured
+from bench.harness import Case
 from fastpg import MDP, DirectPolicy, SoftmaxPolicy, evaluate, policy_gradient, problems
 from fastpg.chain import induced_chain
 
 MILLION = """
-import json, resource, time
+import json, time
 from fastpg import SoftmaxPolicy, evaluate, fisher_information, policy_gradient, problems
 small = problems.garnet(2000, 4, 5, rng=0, sparse=True)
 policy_gradient(evaluate(small, SoftmaxPolicy.random(small, rng=1)))
@@ -29,7 +26,7 @@ ev.value, ev.action_value, ev.advantage, ev.occupancy, policy_gradient(ev), fish
 done = time.perf_counter()
 assert ev.error.value.max() < 1e-12 * abs(ev.value).max()
 bounded = time.perf_counter()
-peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 print(json.dumps({"model": built - began, "fastpg": done - built, "bound on V": bounded - done, "peak_bytes": peak}))
 """
 
@@ -122,18 +119,3 @@ def million() -> dict[str, Any]:
     peak = warm.pop("peak_bytes")
     name = f"sparse, S = 1,000,000, A = 4, 5 successors, peak memory {peak / 2**30:.2f} GiB"
     return {"case": name, "first": {}, "warm": warm, "peak_bytes": peak, "repeats": 1}
-
-
-def main() -> None:
-    """Run the cases; correctness is checked before anything is timed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.sparse", description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    path = parser.parse_args().json
-    results = [measured(case) for case in sparse_cases()] + [million()]
-    show(results)
-    if path:
-        path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,98 @@
+"""Large dense models: one that mixes in a few steps and one that does not, against SciPy, JAX and PyTorch."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from scipy.linalg import lu_factor, lu_solve
+
+from bench.harness import Case
+from fastpg import MDP, SoftmaxPolicy, evaluate, policy_gradient
+
+
+def dense_cases(quick: bool = False) -> list[Case]:
+    """S = 2000, A = 10: P is 320 MB, and reading it takes a good part of the time."""
+    S, A = (500, 4) if quick else (2000, 10)
+    return [_case("well mixing", mixing_model(S, A)), _case("ring, window 10, discount 0.999", ring_model(S, A))]
+
+
+def mixing_model(S: int, A: int) -> MDP:
+    """Every state leads to every other."""
+    rng = np.random.default_rng(0)
+    P = rng.random((S, A, S))
+    P /= P.sum(axis=2, keepdims=True)
+    return MDP(P, rng.random((S, A)), 0.99, np.full(S, 1 / S))
+
+
+def ring_model(S: int, A: int) -> MDP:
+    """Every state leads to the 21 nearest on a ring, stored densely."""
+    rng = np.random.default_rng(0)
+    P = np.zeros((S, A, S))
+    near = (np.arange(S)[:, None] + np.arange(-10, 11)) % S
+    P[np.arange(S)[:, None, None], np.arange(A)[:, None], near[:, None]] = rng.dirichlet(np.ones(21), (S, A))
+    return MDP(P, rng.random((S, A)), 0.999, np.full(S, 1 / S))
+
+
+def _case(name: str, mdp: MDP) -> Case:
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    P, r, gamma, mu, logits = mdp.transition, mdp.expected_reward, mdp.discount, mdp.start, policy.logits
+    S, A = r.shape
+
+    def ours() -> Any:
+        return policy_gradient(evaluate(mdp, SoftmaxPolicy(logits)))
+
+    def scipy_tuned() -> Any:
+        weight = np.exp(logits - logits.max(axis=1, keepdims=True))
+        pi = weight / weight.sum(axis=1, keepdims=True)
+        factors = lu_factor(np.eye(S) - gamma * np.matmul(pi[:, None, :], P)[:, 0], check_finite=False)
+        V = lu_solve(factors, (pi * r).sum(axis=1), check_finite=False)
+        d = lu_solve(factors, mu, trans=1, check_finite=False)
+        return d[:, None] * pi * (r + gamma * (P.reshape(S * A, S) @ V).reshape(S, A) - V[:, None])
+
+    contenders: dict[str, Callable[[], Any]] = {"fastpg": ours, "SciPy, one LU": scipy_tuned}
+    if find_spec("jax"):
+        contenders["JAX, grad"] = _jax(P, r, gamma, mu, logits)
+    if find_spec("torch"):
+        contenders["PyTorch, autograd"] = _torch(P, r, gamma, mu, logits)
+    return Case(
+        f"dense gradient, {name}, S = {S}, A = {A}", contenders, tolerance=1e-8, repeats=5, bytes_read=2 * P.nbytes
+    )
+
+
+def _jax(P: Any, r: Any, gamma: float, mu: Any, logits: Any) -> Callable[[], Any]:
+    """The return, differentiated and compiled by JAX in 64 bits."""
+    import jax
+    import jax.numpy as jnp
+
+    def expected_return(P: Any, r: Any, theta: Any) -> Any:
+        pi = jax.nn.softmax(theta)
+        system = jnp.eye(mu.size) - gamma * jnp.einsum("sa,sak->sk", pi, P)
+        return mu @ jnp.linalg.solve(system, (pi * r).sum(axis=1))
+
+    gradient = jax.jit(jax.grad(expected_return, argnums=2))
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(x) for x in (P, r, logits)]
+
+    def run() -> Any:
+        with jax.enable_x64(True):
+            return gradient(*arrays).block_until_ready()
+
+    run()
+    return run
+
+
+def _torch(P: Any, r: Any, gamma: float, mu: Any, logits: Any) -> Callable[[], Any]:
+    """The return, differentiated by PyTorch in 64 bits."""
+    import torch
+
+    law, reward, start = (torch.from_numpy(np.array(x)) for x in (P, r, mu))
+
+    def run() -> Any:
+        theta = torch.from_numpy(np.array(logits)).requires_grad_()
+        pi = torch.softmax(theta, dim=1)
+        system = torch.eye(start.numel(), dtype=torch.float64) - gamma * torch.einsum("sa,sak->sk", pi, law)
+        (start @ torch.linalg.solve(system, (pi * reward).sum(dim=1))).backward()
+        return theta.grad.numpy()
+
+    return run
