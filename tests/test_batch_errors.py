@@ -62,6 +62,15 @@ def test_each_broken_rule_is_a_sentence_with_its_place(function, name, place, va
         function(*args, terminal=terminal)
 
 
+def test_a_gradient_may_overflow_where_values_do_not():
+    """The mean of the rewards is 0, the gradient 1e307 / (1 - discount) / 2."""
+    args = (np.ones((1, 2, 1)), [[1e307, -1e307]], [0.5, 0.999], [1.0], np.zeros((1, 2)))
+    np.testing.assert_array_equal(batch.evaluate(*args).value, np.zeros((2, 1)))
+    for function in (batch.policy_gradient, batch.natural_gradient):
+        with pytest.raises(SolveError, match=r"in problem \[1\], logit_gradient\[0, 0\] overflows float64"):
+            function(*args)
+
+
 def test_the_place_is_that_of_the_broadcast_problem():
     args, terminal = spoiled("transition", (200, 3, 0), 0.45)
     args[4] = np.zeros((2, 1, 4, 3))

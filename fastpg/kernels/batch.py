@@ -64,7 +64,7 @@ def load(at, gamma, mu, ended, discount, goes_on, lane, code, out):
 
 @kernel
 def act(at, r, theta, goes_on, lane, code, pi, out):
-    """pi = softmax(theta) and out = r of a group, checked"""
+    """pi = softmax(theta) and out = r of a group; what ends pays nothing, and what is not finite spoils V"""
     S, A, N = out.shape
     for n in range(N):
         for s in range(S):
@@ -72,11 +72,10 @@ def act(at, r, theta, goes_on, lane, code, pi, out):
                 out[s, a, n] = r[at[1, n], s, a]
                 pi[s, a, n] = theta[at[4, n], s, a]
     for s in range(S):
-        softmax(lane[0], lane[1], lane[2:4], code, pi[s])
+        softmax(lane[0], lane[1], lane[2:], pi[s])
         for a in range(A):
             for n in range(N):
-                good = (abs(out[s, a, n]) < np.inf) & ((goes_on[s, n] != 0.0) | (out[s, a, n] == 0.0))
-                code[n] = code[n] if good else INVALID
+                code[n] = code[n] if (goes_on[s, n] != 0.0) | (out[s, a, n] == 0.0) else INVALID
 
 
 @kernel

@@ -53,8 +53,11 @@ def normalise(read, low, code, total, out):
 
 
 @kernel
-def softmax(top, total, power, code, out):
-    """out[a,n] = exp(out[a,n] - max_b out[b,n]) / sum_c exp(out[c,n] - max_b out[b,n]), checked"""
+def softmax(top, total, power, out):
+    """out[a,n] = exp(out[a,n] - max_b out[b,n]) / sum_c exp(out[c,n] - max_b out[b,n])
+
+    nan where a logit is nan or +inf, or all are -inf.
+    """
     A, N = out.shape
     for n in range(N):
         top[n] = out[0, n]
@@ -69,8 +72,6 @@ def softmax(top, total, power, code, out):
     for a in range(A):
         for n in range(N):
             total[n] += out[a, n]
-    for n in range(N):  # a logit of nan or +inf, or a state without one above -inf, makes it nan
-        code[n] = code[n] if total[n] >= 1.0 else INVALID
     for a in range(A):
         for n in range(N):
             out[a, n] /= total[n]
