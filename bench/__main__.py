@@ -29,7 +29,9 @@ def show(results: list[dict[str, Any]]) -> None:
         print(f"\n{result['case']}, median of {result['repeats']}")
         for name, seconds in result["warm"].items():
             first = result["first"].get(name)
-            rate = f"   {result['steps'] / seconds / 1e6:5.0f} M steps/s" if result.get("steps") else ""
+            million = result.get("steps", 0) / 1e6
+            core = million / result["processor"][name] if million else 0.0
+            rate = f"   {million / seconds:5.0f} M steps/s, {core:5.0f} a second of one core" if million else ""
             print(f"  {name:22} {_time(seconds):>10}{rate}" + (f"   first call {_time(first)}" if first else ""))
 
 
