@@ -18,7 +18,8 @@ PACKAGES = ("fastpg", "numba", "numpy", "scipy", "jax", "torch", "quantecon")
 class Case:
     """The same work by several contenders; each returns an array, and all must agree within `tolerance`.
 
-    `steps`, where the work is that of taking steps, gives a rate; `bytes_read` is what must be read at least.
+    `steps`, where the work is that of taking steps, gives rates: a second, and a second of processor time;
+    `bytes_read` is what must be read at least.
     """
 
     name: str
@@ -30,7 +31,10 @@ class Case:
 
 
 def measured(case: Case) -> dict[str, Any]:
-    """First and median warm seconds of each contender, after a check that their results agree."""
+    """First and median warm seconds of each contender, and those of its threads together.
+
+    Their results must agree before anything is timed.
+    """
     first, results = {}, {}
     for name, run in case.contenders.items():
         began = time.perf_counter()
@@ -43,15 +47,18 @@ def measured(case: Case) -> dict[str, Any]:
             raise AssertionError(f"{case.name}: {name} differs from fastpg by {worst:.3g} of the largest entry")
     # One call of each in turn, so that a drift of the machine's speed meets all of them.
     warm: dict[str, list[float]] = {name: [] for name in case.contenders}
+    processor: dict[str, list[float]] = {name: [] for name in case.contenders}
     for _ in range(case.repeats):
         for name, run in case.contenders.items():
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             run()
             warm[name].append(time.perf_counter() - began)
+            processor[name].append(time.process_time() - used)
     return {
         "case": case.name,
         "first": first,
         "warm": {name: statistics.median(times) for name, times in warm.items()},
+        "processor": {name: statistics.median(times) for name, times in processor.items()},
         "repeats": case.repeats,
         "steps": case.steps,
         "bytes_read": case.bytes_read,

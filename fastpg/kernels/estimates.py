@@ -84,11 +84,12 @@ def add_block(W, visited, m, pi, pool, share, power_sums, block):
             total += W[s, a]
         for a in range(pi.shape[1]):
             y = W[s, a] - pi[s, a] * total
+            square = y * y / m
             W[s, a] = 0.0
             power_sums[s, 0, a] += y
-            power_sums[s, 1, a] += y * y / m
-            power_sums[s, 2, a] += y * y * y / m
-            power_sums[s, 3, a] += (y * y / m) * (y * y / m)
+            power_sums[s, 1, a] += square
+            power_sums[s, 2, a] += square * y
+            power_sums[s, 3, a] += square * square
             if pool[s, a] >= 0:
                 block[pool[s, a]] += share[s, a] * y / root
 
