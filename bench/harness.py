@@ -73,9 +73,5 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
-        "versions": {
-            name: version(name)
-            for name in ("fastpg", "numba", "numpy", "scipy", "jax", "torch", "quantecon")
-            if find_spec(name)
-        },
+        "versions": {name: version(name) for name in PACKAGES if find_spec(name)},
     }

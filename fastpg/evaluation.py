@@ -24,6 +24,8 @@ from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
 LOST_DIGITS = 1e-10
 # The relative error of a value, but for what a solver adds to it.
 ROUNDING = 64 * np.finfo(np.float64).eps
+# An estimated error may be so much larger.
+SAFETY = 16.0
 # The visitation of a solve that is kept sums to 1 within this.
 LOST = 1e-6
 
@@ -110,8 +112,20 @@ class Evaluation:
             noise, size = sums
             kept = 1.0 if knows_differences(self.factors) else self.chain.discount_complement
             if size > 0 and not (isfinite(noise) and ROUNDING * noise <= LOST_DIGITS * size * kept):
-                return finite("advantage", self.error.refined_advantage, self.mdp, undefined)
+                # What a solver adds may be far less than it may be: where the chain mixes, a constant, which cancels.
+                lost = ROUNDING * noise + SAFETY * self._spread_of_errors * float(self.occupancy.sum())
+                if not lost <= LOST_DIGITS * size:
+                    return finite("advantage", self.error.refined_advantage, self.mdp, undefined)
         return out
+
+    @property
+    @np.errstate(over="ignore", invalid="ignore")
+    def _spread_of_errors(self) -> float:
+        """How much the errors of V differ from each other, estimated by what one step of refinement would change."""
+        if knows_differences(self.factors):
+            return np.inf
+        chain, V = self.chain, self._value
+        return float(np.ptp(self.factors.solve(chain.reward - (V - chain.discount * (chain.transition @ V)))))
 
     @cached_property
     def _comparable_value(self) -> FloatArray:
