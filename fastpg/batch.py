@@ -63,7 +63,7 @@ LANES = 128, 16
 SCRATCH = 9 << 17
 # Threads take so many pieces of a batch, but none where fewer entries of transitions are read: too little to share.
 PIECES = 16
-WORTH_A_THREAD = 100_000
+WORTH_A_THREAD = 300_000
 # What `kernels.solve` can write, in its order.
 OF_ACTIONS = ("policy_gradient", "natural_gradient", "probabilities", "action_value", "advantage")
 OF_STATES = ("value", "occupancy", "visitation")
