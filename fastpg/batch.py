@@ -262,12 +262,14 @@ class _Batch:
 
 def _beyond_the_single_call(code: float, evaluation: Evaluation) -> FastPGError:
     """What is wrong with a problem of which the single call makes something."""
-    if code == SINGULAR:
+    if code == SINGULAR and evaluation.chain.undefined.any():
         state = int(np.argmax(evaluation.chain.undefined))
         return SolveError(
             f"at discount 1 the process must end for certain from every state, but from state {state}, which start "
             "cannot reach, it need not; use a discount below 1, fastpg.evaluate, or mark terminal states"
         )
+    if code == SINGULAR:
+        return SolveError("the chance of ending is too small for float64")
     if code == OVERFLOW:
         return SolveError("a result overflows float64; scale the rewards down")
     return InvalidModel("a law sums to 1 within 1e-09 or not, depending on the order of the sum")
