@@ -63,7 +63,7 @@ LANES = 128, 16
 SCRATCH = 9 << 17
 # Threads take so many pieces of a batch, but none where fewer entries of transitions are read: too little to share.
 PIECES = 16
-WORTH_A_THREAD = 100_000
+WORTH_A_THREAD = 300_000
 # What `kernels.solve` can write, in its order.
 OF_ACTIONS = ("policy_gradient", "natural_gradient", "probabilities", "action_value", "advantage")
 OF_STATES = ("value", "occupancy", "visitation")
@@ -262,12 +262,14 @@ class _Batch:
 
 def _beyond_the_single_call(code: float, evaluation: Evaluation) -> FastPGError:
     """What is wrong with a problem of which the single call makes something."""
-    if code == SINGULAR:
+    if code == SINGULAR and evaluation.chain.undefined.any():
         state = int(np.argmax(evaluation.chain.undefined))
         return SolveError(
             f"at discount 1 the process must end for certain from every state, but from state {state}, which start "
             "cannot reach, it need not; use a discount below 1, fastpg.evaluate, or mark terminal states"
         )
+    if code == SINGULAR:
+        return SolveError("the chance of ending is too small for float64")
     if code == OVERFLOW:
         return SolveError("a result overflows float64; scale the rewards down")
     return InvalidModel("a law sums to 1 within 1e-09 or not, depending on the order of the sum")

@@ -136,3 +136,10 @@ def test_an_endless_process_at_discount_1_is_an_error_wherever_it_begins():
     assert np.isnan(fastpg.evaluate(MDP(P, args[1], 1.0, 0, terminal=terminal), SoftmaxPolicy(args[4])).value[2])
     with pytest.raises(SolveError, match=r"in problem \[1\], at discount 1 .* from state 2, which start cannot reach"):
         batch.evaluate(*args, terminal=terminal)
+
+
+def test_a_chance_of_ending_below_the_smallest_float_is_an_error():
+    """State 1 ends by way of state 0, with a chance of 1e-400."""
+    P = np.array([[[0.0, 1.0, 1e-200]], [[1e-200, 1.0, 0.0]], [[0.0, 0.0, 0.0]]])
+    with pytest.raises(SolveError, match=r"in problem \[1\], I - discount P_pi is singular to float64"):
+        batch.evaluate(P, np.zeros((3, 1)), [0.9, 1.0], [0.0, 1.0, 0.0], np.zeros((3, 1)), terminal=[0, 0, 1])
