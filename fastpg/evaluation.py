@@ -111,21 +111,26 @@ class Evaluation:
             kernels.cancellation(self.occupancy, pi, q, out, sums)
             noise, size = sums
             kept = 1.0 if knows_differences(self.factors) else self.chain.discount_complement
-            if size > 0 and not (isfinite(noise) and ROUNDING * noise <= LOST_DIGITS * size * kept):
-                # What a solver adds may be far less than it may be: where the chain mixes, a constant, which cancels.
-                lost = ROUNDING * noise + SAFETY * self._spread_of_errors * float(self.occupancy.sum())
-                if not lost <= LOST_DIGITS * size:
-                    return finite("advantage", self.error.refined_advantage, self.mdp, undefined)
+            most = LOST_DIGITS * size
+            could_be = size > 0 and not (isfinite(noise) and ROUNDING * noise <= most * kept)
+            if could_be and not ROUNDING * noise + SAFETY * self._estimated_error() <= most:
+                return finite("advantage", self.error.refined_advantage, self.mdp, undefined)
         return out
 
-    @property
     @np.errstate(over="ignore", invalid="ignore")
-    def _spread_of_errors(self) -> float:
-        """How much the errors of V differ from each other, estimated by what one step of refinement would change."""
+    def _estimated_error(self) -> float:
+        """sum_sa d(s) pi(a|s) |error of A(s,a)| that comes from V: what one step of refinement would change.
+
+        A solver may add far less than it could: where the chain mixes, a constant, which cancels.
+        """
         if knows_differences(self.factors):
             return np.inf
-        chain, V = self.chain, self._value
-        return float(np.ptp(self.factors.solve(chain.reward - (V - chain.discount * (chain.transition @ V)))))
+        chain, V, pi = self.chain, self._value, self.policy.probabilities
+        change = self.factors.solve(chain.reward - (V - chain.discount * (chain.transition @ V)))
+        q, out, sums = frozen(chain.discount * next_value(self.mdp, change)), np.empty(pi.shape), np.empty(2)
+        kernels.advantage(pi, q, self.mdp.available, out)
+        kernels.cancellation(self.occupancy, pi, q, frozen(out), sums)
+        return float(sums[1])
 
     @cached_property
     def _comparable_value(self) -> FloatArray:

@@ -170,6 +170,17 @@ def test_a_slow_chain_falls_back_and_says_so():
     np.testing.assert_array_equal(ev.occupancy, truth.occupancy)
 
 
+@pytest.mark.parametrize("mixes", [True, False])
+def test_large_dense_chains_try_krylov_first(mixes):
+    slow = MDP(_walk(1100).toarray()[:, None, :], np.cos(np.arange(1100.0) ** 2), 0.999)
+    mdp = problems.random_mdp(1100, 1, rng=0) if mixes else slow
+    ev, truth = evaluate(mdp, uniform(mdp)), evaluate(mdp, uniform(mdp), solver=LU())
+    assert solver_name(ev) == ("Krylov" if mixes else "Krylov, then LU")
+    for name in ("value", "occupancy", "action_value"):
+        expected = getattr(truth, name)
+        np.testing.assert_allclose(getattr(ev, name), expected, rtol=0, atol=1e-11 * np.abs(expected).max() * mixes)
+
+
 @given(st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_sparse_kernels_compiled_equal_interpreted(S, seed):
     random = np.random.default_rng(seed)

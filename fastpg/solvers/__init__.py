@@ -10,7 +10,7 @@ from fastpg.validation import FloatArray
 
 # Discounts nearer to 1 than this, and 1 itself, cost LU more than four of its digits.
 NEAR_ONE = 1e-4
-# Sparse chains of so few states are solved to the last digits, which takes 10 ms or less.
+# Chains of so few states are solved to the last digits, which takes 10 ms or less.
 SMALL = 1000
 # A band of so many diagonals to either side is factorised at once: for w = 20 and 10^5 states banded LU took 0.2 s, as
 # 200 products do, and no chain that moves so little mixes soon.
@@ -19,6 +19,15 @@ LOCAL = 20
 # successors 171 at 0.99, a grid of 300 x 300 cells 114 at 0.9. That grid needs 2000 at 0.999, four times the time of
 # sparse LU; a quarter of this budget tells.
 FIRST_PRODUCTS = 250
+# Dense chains mix in a few steps or seldom: random laws over 2000 states took 8 and 10 products of 1 ms for V and d,
+# dense LU 190 ms. A quarter of this budget tells a slow chain, whose gradient took 7% longer.
+DENSE_PRODUCTS = 24
+
+# A well-mixing dense chain needs about ten products whatever its size: S = 2000 was solved in 2 ms, where LU took 140.
+# One that does not mix loses a quarter of these, some 5 ms.
+DENSE_PRODUCTS = 60
+# What LU would be right to on such a chain.
+LU_LIKE = 1e-14
 
 
 class Factorisation(Protocol):
@@ -43,7 +52,8 @@ def choose(chain: Chain) -> Solver:
 
     ================================================  =====================================================
     dense, or sparse with up to 1000 states           GTH within 1e-4 of discount 1
-    dense                                             LU
+    dense, up to 1000 states                          LU
+    other dense chains                                Krylov, after 24 products LU
     sparse, without cycles                            Substitution
     sparse, up to 1000 states                         Banded, SparseLU or LU, by structure (see `Direct`)
     sparse, all moves within 20 states                Banded
@@ -58,7 +68,7 @@ def choose(chain: Chain) -> Solver:
     if chain.discount_complement < NEAR_ONE and (small or not chain.is_sparse):
         return GTH()
     if not chain.is_sparse:
-        return LU()
+        return LU() if small else Krylov(products=DENSE_PRODUCTS, fallback=LU())
     if acyclic_order(compressed(chain)).size == chain.n_states:
         return Substitution()
     if chain.rounds_to_undiscounted:
