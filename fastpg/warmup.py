@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from fastpg import batch
 from fastpg.crosscheck import crosscheck
@@ -19,7 +20,6 @@ from fastpg.problems import random_mdp
 from fastpg.sampling import RewardToGo, TotalReturn, rollout, sample_evaluation, sample_returns
 from fastpg.sampling.tables import Horizon
 from fastpg.solvers import GTH, Banded, Krylov, Substitution
-from fastpg.testing.models import as_sparse
 
 HORIZONS: tuple[Horizon, ...] = (3, "geometric")
 Work = Callable[[], object]
@@ -28,7 +28,7 @@ Work = Callable[[], object]
 def pieces() -> Iterator[tuple[str, Work]]:
     """What is compiled, in words, and the work that compiles it."""
     dense = random_mdp(6, 3, rng=0)
-    sparse = as_sparse(dense)
+    sparse = _sparse(dense)
     policy = SoftmaxPolicy.random(dense, rng=0)
     other = SoftmaxPolicy.random(dense, rng=1)
     for name, mdp in (("dense", dense), ("sparse", sparse)):
@@ -47,6 +47,12 @@ def pieces() -> Iterator[tuple[str, Work]]:
     arguments = (dense.transition, dense.expected_reward, [0.5, 0.9], dense.start, policy.logits)
     for make in (batch.evaluate, batch.policy_gradient, batch.fisher, batch.natural_gradient):
         yield f"batches: {make.__name__}", partial(make, *arguments)
+
+
+def _sparse(mdp: MDP) -> MDP:
+    """The same model, its transitions stored sparsely."""
+    P = csr_array(mdp.transition.reshape(-1, mdp.n_states))
+    return MDP(P, mdp.expected_reward, mdp.discount, mdp.start, terminal=mdp.terminal)
 
 
 def _gradients(ev: Evaluation) -> None:
@@ -75,5 +81,5 @@ def _large(mdp: MDP, policy: SoftmaxPolicy) -> None:
         evaluate(mdp, policy, solver=solver).occupancy  # noqa: B018
     line = np.zeros((3, 1, 3))
     line[0, 0, 1] = line[1, 0, 2] = 1.0
-    acyclic = as_sparse(MDP(line, [1.0, 1.0, 0.0], 0.9, terminal=[False, False, True]))
+    acyclic = _sparse(MDP(line, [1.0, 1.0, 0.0], 0.9, terminal=[False, False, True]))
     evaluate(acyclic, SoftmaxPolicy.uniform(acyclic), solver=Substitution()).occupancy  # noqa: B018
