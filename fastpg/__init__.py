@@ -2,6 +2,7 @@
 
 from fastpg import formats, problems
 from fastpg._version import __version__
+from fastpg.bellman import Greedy, expected_next_value, greedy
 from fastpg.crosscheck import CrossCheck, crosscheck
 from fastpg.errors import (
     Disagreement,
@@ -50,6 +51,7 @@ __all__ = [
     "FiniteHorizonEvaluation",
     "FisherInformation",
     "GradientEstimate",
+    "Greedy",
     "InfiniteVariance",
     "InvalidArgument",
     "InvalidModel",
@@ -71,9 +73,11 @@ __all__ = [
     "estimate_gradient",
     "estimator_moments",
     "evaluate",
+    "expected_next_value",
     "faults",
     "fisher_information",
     "formats",
+    "greedy",
     "natural_gradient",
     "normalised_step",
     "optimal_baseline",

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from fastpg import batch
+from fastpg.bellman import expected_next_value, greedy
 from fastpg.crosscheck import crosscheck
 from fastpg.evaluation import Evaluation, evaluate
 from fastpg.fisher import fisher_information, natural_gradient
@@ -36,6 +37,7 @@ def pieces() -> Iterator[tuple[str, Work]]:
         yield f"gradients of {name} models", partial(_gradients, ev)
         yield f"error bounds of {name} models", partial(_bounds, ev)
         yield f"finite horizons of {name} models", partial(_finite, mdp, policy)
+        yield f"Bellman operators of {name} models", partial(_bellman, mdp)
         yield f"GTH on {name} models", partial(_gradients, evaluate(mdp, policy, solver=GTH()))
     yield "large sparse models", partial(_large, sparse, policy)
     yield "trajectories", partial(_trajectories, dense, policy)
@@ -63,6 +65,10 @@ def _gradients(ev: Evaluation) -> None:
 
 def _bounds(ev: Evaluation) -> None:
     ev.error.gradient, ev.error.advantage, ev.error.action_value, ev.error.refined_advantage  # noqa: B018
+
+
+def _bellman(mdp: MDP) -> None:
+    expected_next_value(mdp, greedy(mdp, np.zeros(mdp.n_states)).value)
 
 
 def _trajectories(mdp: MDP, policy: SoftmaxPolicy) -> None:

@@ -28,7 +28,7 @@ LAYERS = (
     ("gradient", "average_reward"),
     ("fisher", "exact"),
     ("sampling",),
-    ("moments",),
+    ("moments", "bellman"),
     ("judgement",),
     ("diagnosis",),
     ("crosscheck",),

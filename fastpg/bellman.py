@@ -1,0 +1,81 @@
+"""One step ahead: the expected value of the next state, and the greedy action."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastpg.chain import finite
+from fastpg.errors import InvalidArgument
+from fastpg.kernels import bellman as kernels
+from fastpg.model import MDP
+from fastpg.sampling.parallel import run
+from fastpg.validation import FloatArray, float_array, frozen
+
+# States in a piece of work: a thread takes several, and few models are worth more than one.
+PIECE = 4096
+
+
+class Greedy(NamedTuple):
+    """The Bellman optimality operator at a value: (S,), and an action that attains it, -1 in terminal states."""
+
+    value: FloatArray
+    action: npt.NDArray[np.int64]
+
+
+def expected_next_value(mdp: MDP, value: npt.ArrayLike, *, threads: int | None = None) -> FloatArray:
+    """sum_k P(k|s,a) value(k), shape (S, A), on all cores; 0 in terminal states and for unavailable actions.
+
+    >>> from fastpg import MDP
+    >>> expected_next_value(MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [1.0, 0.0], 0.9), [2.0, 4.0])
+    array([[3.],
+           [4.]])
+    """
+    v = _value(mdp, value)
+    out = np.zeros((mdp.n_states, mdp.n_actions))
+    kernel = kernels.sparse_expected_next if mdp.is_sparse else kernels.expected_next
+    run(lambda piece, _: kernel(*_law(mdp), v, *piece, out), _pieces(mdp), threads)
+    return frozen(out)
+
+
+def greedy(mdp: MDP, value: npt.ArrayLike, *, threads: int | None = None) -> Greedy:
+    """max_a r(s,a) + discount sum_k P(k|s,a) value(k) and the first action that attains it, on all cores.
+
+    >>> from fastpg import MDP
+    >>> greedy(MDP([[[1.0], [1.0]]], [[1.0, 2.0]], 0.5), [10.0])
+    Greedy(value=array([7.]), action=array([1]))
+
+    Source: Puterman (1994), equation 6.2.1.
+    """
+    v = _value(mdp, value)
+    out, best = np.zeros(mdp.n_states), np.full(mdp.n_states, -1)
+    kernel = kernels.sparse_greedy if mdp.is_sparse else kernels.greedy
+    available = frozen(mdp.available & ~mdp.terminal[:, None])
+    given = (*_law(mdp), mdp.expected_reward, mdp.discount, available, v)
+    run(lambda piece, _: kernel(*given, *piece, out, best), _pieces(mdp), threads)
+    return Greedy(frozen(finite("value", out, mdp)), frozen(best))
+
+
+def _value(mdp: MDP, value: npt.ArrayLike) -> FloatArray:
+    v = float_array("value", value, InvalidArgument)
+    if v.shape != (mdp.n_states,):
+        raise InvalidArgument(f"value must have shape ({mdp.n_states},) but has shape {v.shape}")
+    bad = np.flatnonzero(~np.isfinite(v))
+    if bad.size:
+        raise InvalidArgument(f"value[{bad[0]}] must be finite but is {v[bad[0]]}")
+    return frozen(v)
+
+
+def _law(mdp: MDP) -> tuple[Any, ...]:
+    P = mdp.transition
+    if not mdp.is_sparse:
+        return (P,)
+    unsigned = kernels.UNSIGNED[P.indices.itemsize]
+    return frozen(P.data[:]), frozen(P.indices.view(unsigned)), frozen(P.indptr.view(unsigned))
+
+
+def _pieces(mdp: MDP) -> list[tuple[int, int]]:
+    S = mdp.n_states
+    # Of dense models a state is S A numbers, of sparse ones a few.
+    size = PIECE if mdp.is_sparse else max(1, PIECE * 64 // (S * mdp.n_actions))
+    return [(first, min(first + size, S)) for first in range(0, S, size)]
