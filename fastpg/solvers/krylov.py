@@ -275,7 +275,7 @@ class KrylovFactorisation:
         return x, b - self.product(x, transposed=True)
 
     def _hopeless(self, reduction: float, goal: float, begun: int, left: int) -> bool:
-        """Whether a fallback waits and a quarter of the budget, in one go, brought less than an eighth of the digits."""
+        """Whether a fallback waits and a quarter of the budget, in one go, brought below an eighth of the digits."""
         budget = self.solver.products
         quarter = budget - budget // 4
         due = begun == budget - 1 and quarter - 2 < left <= quarter
