@@ -124,6 +124,27 @@ def test_the_smallest_chains(P, discount, transposed):
         np.testing.assert_array_equal(solution(factors, b[:, None], transposed), x[:, None])
 
 
+@pytest.mark.parametrize("transposed", SIDES)
+@pytest.mark.parametrize("end", [0.02, 0.001])
+def test_a_chain_that_ends_everywhere_with_a_small_chance(end, transposed):
+    """One state with very many arrivals, and a time to the end that is 50 or 1000 steps from each of the others."""
+    S = 20_000
+    random = np.random.default_rng(0)
+    to = np.c_[random.integers(0, S - 1, (S, 5)), np.full(S, S - 1)]
+    law = np.c_[random.dirichlet(np.ones(5), S) * (1 - end), np.full(S, end)]
+    law[-1] = 0.0
+    P = sparse.csr_array((law.ravel(), to.ravel(), np.arange(0, 6 * S + 1, 6)), shape=(S, S))
+    P.eliminate_zeros()
+    factors = Krylov(products=250, fallback=Direct()).factorise(chain_of(P, 1.0))
+    x = solution(factors, np.where(np.arange(S) < S - 1, 1.0, 0.0), transposed)
+    assert not factors.fell_back
+    if transposed:  # all that starts arrives in the last state
+        assert x[-1] == pytest.approx(S - 1, rel=1e-11)
+        assert x[:-1].sum() == pytest.approx((S - 1) / end, rel=1e-11)
+    else:
+        np.testing.assert_allclose(x[:-1], 1 / end, rtol=1e-11)
+
+
 @pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e300])
 def test_the_size_of_the_right_side_does_not_matter(size):
     chain = induced_chain(*_garnet(50))

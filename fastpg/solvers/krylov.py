@@ -1,7 +1,7 @@
 """BiCGSTAB that stops on a bound of its error and hands over to a direct solver where its budget ends."""
 
 from dataclasses import dataclass
-from math import frexp, isfinite
+from math import frexp, isfinite, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -142,6 +142,11 @@ class KrylovFactorisation:
     def _enough(self, bound: Bound) -> bool:
         return bound.residual <= max(self.solver.tolerance * bound.size, bound.rounding)
 
+    def _aim(self, bound: Bound, transposed: bool) -> float:
+        """What the residual should say: the tolerance, or what rounding usually is, which grows like a root."""
+        roundings = (self._transposed_roundings if transposed else self._roundings) / UNIT
+        return max(self.solver.tolerance * bound.size, bound.rounding * (8.0 + sqrt(roundings)) / (8.0 + roundings))
+
     def product(self, x: FloatArray, *, transposed: bool = False) -> FloatArray:
         """(I - discount P_pi) x or its transpose."""
         chain, P = self.chain, self.chain.transition
@@ -251,29 +256,30 @@ class KrylovFactorisation:
             unlucky += best is not None and not bound.residual < 0.5 * best[1].residual
             if best is None or bound.residual < best[1].residual:
                 best = x.copy(), bound
-            if self._enough(bound) or left < CYCLE or unlucky == UNLUCKY:
+            aim = self._aim(bound, transposed)
+            if bound.residual <= aim or left < CYCLE or unlucky == UNLUCKY:
                 return *best, self.solver.products - left
             # The recursive residual drifts from the true one: aim a little lower than needed.
-            need = 0.3 * max(self.solver.tolerance * bound.size, bound.rounding) / bound.residual
+            need = 0.3 * aim / bound.residual
             left = self._bicgstab(x, rho, need, transposed, left) - 1
             rho = b - self.product(x, transposed=transposed)
 
     def _first_guess(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, FloatArray]:
-        """x and its residual: 0, or for the transpose a multiple of b with the mass of the solution.
+        """x and its residual: 0, or for the transpose b / (1 - discount) where the process cannot end.
 
-        (I - discount P_pi)1 . x = 1 . b says what that is: afterwards residuals sum to 0.
+        That has the mass of the solution, so that from then on residuals sum to 0.
         """
-        flow = dot(self._image, b) if transposed else 0.0
-        scale = float(b.sum()) / flow if flow else 0.0
-        if not scale or not isfinite(scale):
+        if not transposed or self._can_end:
             return np.zeros(b.size), b.copy()
-        x = scale * b
+        x = b / self._image[0]
         return x, b - self.product(x, transposed=True)
 
-    def _hopeless(self, reduction: float, goal: float, left: int) -> bool:
-        """Whether another solver waits and a quarter of the budget brought less than an eighth of the digits."""
-        quarter = self.solver.products - self.solver.products // 4
-        return self.solver.fallback is not None and quarter - 2 < left <= quarter and reduction > goal**0.125
+    def _hopeless(self, reduction: float, goal: float, begun: int, left: int) -> bool:
+        """Whether a fallback waits and a quarter of the budget, in one go, brought below an eighth of the digits."""
+        budget = self.solver.products
+        quarter = budget - budget // 4
+        due = begun == budget - 1 and quarter - 2 < left <= quarter
+        return self.solver.fallback is not None and due and reduction > goal**0.125
 
     def _bicgstab(self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int) -> int:
         """Improve x, of residual r, in place until the norm of r is `goal` times what it was; the products left.
@@ -318,7 +324,7 @@ class KrylovFactorisation:
                 least, waited = size, 0
             elif waited > PATIENCE + (begun - left) // 3:
                 break
-            if self._hopeless(size, goal, left):
+            if self._hopeless(size, goal, begun, left):
                 return 0
         return left
 
