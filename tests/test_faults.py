@@ -157,3 +157,23 @@ def test_a_number_that_is_not_finite_is_an_error_that_names_its_place(value):
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.5)
     with pytest.raises(SolveError, match=r"value\[1\]"):
         evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=Spoiled(value))
+
+
+def test_an_interrupted_estimate_is_that_of_the_trajectories_done():
+    mdp = problems.two_state()
+    policy = SoftmaxPolicy.uniform(mdp)
+    calls = []
+
+    def interrupt(done):
+        calls.append(done)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    given = {"horizon": 5, "rng": 0}
+    part = estimate_gradient(mdp, policy, RewardToGo(), n=64_000, progress=interrupt, keep_partial=True, **given)
+    assert part.n == calls[-1] == 3000
+    assert part.steps == 15_000
+    assert part.block_sizes.sum() == 3000
+    whole = estimate_gradient(mdp, policy, RewardToGo(), n=3000, **given)
+    np.testing.assert_allclose(part.mean, whole.mean, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(part.standard_error, whole.standard_error, rtol=0.3)

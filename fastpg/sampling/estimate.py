@@ -72,6 +72,7 @@ def estimate_gradient(
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
     pooling: Pooling | None = None,
+    keep_partial: bool = False,
 ) -> GradientEstimate:
     """Estimate dJ/dlogits (S, A) from `n` trajectories that are never stored.
 
@@ -79,6 +80,8 @@ def estimate_gradient(
     unbiased for the infinite horizon. Trajectory i is the same bit for bit whatever the threads, and so is the
     result. Memory: 32 MiB, about 9 (S, A) arrays and 8 MiB a thread, about 100 bytes an outcome (s, a, s'), and 32
     bytes a step of a trajectory of more than a million. `progress` is called with the trajectories done so far.
+    With `keep_partial` an interrupt (Ctrl-C) ends it early: what is returned is the estimate from the first
+    trajectories, as many as were done, and says how many in `n`.
     `pooling` says which entries `blocks` keeps, and which of them together; all when left out.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, problems
@@ -109,12 +112,20 @@ def estimate_gradient(
 
     cuts = np.linspace(0, B, min(PIECES, B) + 1).astype(int)
     pieces = [slice(first, last) for first, last in pairwise(cuts)]
-    sums, steps = np.zeros((4, *pi.shape)), 0
-    for piece_sums, piece_steps, done in in_order(work, pieces, threads):
-        sums += piece_sums
-        steps += piece_steps
-        if progress is not None:
-            progress(done)
+    # One name for all three: an interrupt finds them before a piece or after it.
+    state = np.zeros((4, *pi.shape)), 0, 0
+    try:
+        for piece_sums, piece_steps, done in in_order(work, pieces, threads):
+            state = state[0] + piece_sums, state[1] + piece_steps, state[2] + 1
+            if progress is not None:
+                progress(done)
+    except KeyboardInterrupt:
+        if not keep_partial or not state[2]:
+            raise
+        # The first pieces are all there; what began after them is left out.
+        B = pieces[state[2] - 1].stop
+        n, edges, blocks = int(edges[B]), edges[: B + 1], blocks[:B]
+    sums, steps, _ = state
     mean, standard_error, contributions = _moments(sums, n, B)
     mean, standard_error, blocks = (frozen(made.unit * x) for x in (mean, standard_error, blocks))
     return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(np.diff(edges)), pooling)
