@@ -160,7 +160,7 @@ def _garnet(S, discount=0.95, b=5):
 
 @pytest.mark.parametrize("transposed", SIDES)
 def test_a_uniform_right_side_does_not_break_down(transposed):
-    """SciPy's BiCGSTAB gives up with an error of 2% on the transpose: its shadow residual spans an invariant subspace."""
+    """SciPy's BiCGSTAB gives up with an error of 2% on the transpose; its shadow residual is invariant."""
     chain = induced_chain(*_garnet(2000, 0.99))
     b = np.full(chain.n_states, 1 / chain.n_states)
     factors = Krylov().factorise(chain)
