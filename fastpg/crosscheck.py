@@ -143,8 +143,8 @@ class CrossCheck:
             f"  {self.exact.size} entries: {counts}",
         ]
         if self.judged.any():
-            found = f"every bias of length {self.detectable_bias:.3g}{share} would be found with probability {POWER:g}"
-            lines.append(f"  worst |z| {self.worst_z:.3g}; {found}")
+            found = f"every bias of length {self.detectable_bias:.3g}{share} in them would be found with probability"
+            lines.append(f"  of the judged: worst |z| {self.worst_z:.3g}; {found} {POWER:g}")
         if self.verdict == "undecided":
             lines.append(f"  n is too small: try about {self.trajectories_needed} trajectories")
         if self.contradicted.any():
@@ -199,6 +199,8 @@ def crosscheck(
         raise InvalidArgument(f"false_alarm must lie between 0 and 1 but is {false_alarm!r}")
     if against not in ("gradient", "mean", "infinite"):
         raise InvalidArgument(f"against must be 'gradient', 'mean' or 'infinite' but is {against!r}")
+    if horizon is None:
+        raise InvalidArgument("horizon must be a positive number of steps or 'geometric' but is None")
     if until_decided is not None and not (isinstance(until_decided, int | float) and until_decided > 0):
         raise InvalidArgument(f"until_decided must be a positive share of the gradient but is {until_decided!r}")
     endless = isinstance(horizon, str) or against == "infinite"

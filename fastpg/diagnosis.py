@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fastpg.errors import InfiniteVariance, InvalidArgument
-from fastpg.evaluation import Evaluation
+from fastpg.evaluation import Evaluation, evaluate
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.judgement import chi_square
 from fastpg.moments import estimator_moments
@@ -58,14 +58,29 @@ def _means(
 ) -> Iterator[tuple[str, FloatArray]]:
     """What a sample could have the mean of, and that mean."""
     sound = estimator.estimator if isinstance(estimator, Fault) else estimator
-    for candidate in _candidates(evaluation, sound):
+    for candidate in (lambda: estimator, *_candidates(evaluation, sound)):
         try:
-            faulty = candidate()
-            moments = estimator_moments(evaluation, faulty, horizon=horizon, allow_infinite=True)
+            made = candidate()
+            moments = estimator_moments(evaluation, made, horizon=horizon, allow_infinite=True)
         except (InvalidArgument, InfiniteVariance):
             continue
-        own = f"the exact mean of {type(sound).__name__}, which is biased"
-        yield faulty.what if isinstance(faulty, Fault) else own, moments.mean
+        own = f"the exact mean of {type(made).__name__}, which is biased"
+        if isinstance(made, Fault):
+            yield made.what, moments.mean
+        elif (
+            isinstance(horizon, int)
+            and isinstance(evaluation, Evaluation)
+            and _is_cut(evaluation, moments.mean, horizon)
+        ):
+            yield TruncatedWithoutBootstrap.what, moments.mean
+        else:
+            yield own, moments.mean
+
+
+def _is_cut(evaluation: Evaluation, mean: FloatArray, horizon: int) -> bool:
+    """Whether a mean is the gradient of a finite horizon, held against that of the infinite one."""
+    finite = evaluate(evaluation.mdp, evaluation.policy, horizon=horizon).logit_gradient
+    return bool(np.allclose(mean, finite, rtol=1e-9, atol=1e-12 * float(np.abs(finite).max(initial=0.0))))
 
 
 def _candidates(

@@ -143,7 +143,7 @@ def _line_document(line: Line) -> Document:
         "contradicted": int(check.contradicted.sum()),
         "verdict": check.verdict,
         "fault": check.fault,
-        "exact_variance": check.moments.trace,
+        "exact_variance": exact_variance(check),
         "sampled_variance": sampled_variance(check),
         "variance_seconds": variance_seconds(line),
         "mean": check.estimate.mean,
@@ -182,6 +182,11 @@ def solver_name(evaluation: Exact) -> str:
     return name
 
 
+def exact_variance(check: CrossCheck) -> float:
+    """The sum of the exact variances of one trajectory's estimate; nan where they were not computed."""
+    return math.nan if check.covariance_in_units is None else check.moments.trace
+
+
 def sampled_variance(check: CrossCheck) -> float:
     """The sum of the sampled variances of one trajectory's estimate."""
     return float(np.sum(check.estimate.standard_error**2) * check.estimate.n)
@@ -189,7 +194,7 @@ def sampled_variance(check: CrossCheck) -> float:
 
 def variance_seconds(line: Line) -> float:
     """Exact variance times the seconds that a trajectory took: the time to a mean of variance 1."""
-    return line.check.moments.trace * line.check.estimate.steps / line.check.estimate.n / line.pace
+    return exact_variance(line.check) * line.check.estimate.steps / line.check.estimate.n / line.pace
 
 
 def share(check: CrossCheck) -> float:

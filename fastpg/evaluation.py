@@ -58,8 +58,11 @@ class Evaluation:
 
     @cached_property
     def _value(self) -> FloatArray:
-        """V with 0 where it does not exist."""
-        return frozen(finite("value", self.factors.solve(self.chain.reward), self.mdp))
+        """V with 0 where the process has ended, whatever an iteration leaves there, and where V does not exist."""
+        value = finite("value", self.factors.solve(self.chain.reward), self.mdp)
+        if self.mdp.never_ends and self.chain.all_defined:
+            return frozen(value)
+        return frozen(np.where(self.mdp.terminal | self.chain.undefined, 0.0, value))
 
     @cached_property
     def _arrivals(self) -> FloatArray:

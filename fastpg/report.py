@@ -14,6 +14,7 @@ from fastpg.documents import (
     Exact,
     Line,
     error_bounds,
+    exact_variance,
     sampled_variance,
     share,
     solver_name,
@@ -162,7 +163,7 @@ def variance_text(lines: Sequence[Line]) -> str:
         (
             line.estimator,
             _steps_name(line.check.horizon),
-            _number(line.check.moments.trace, ".4g"),
+            _number(exact_variance(line.check), ".4g"),
             _number(sampled_variance(line.check), ".4g"),
             _number(line.check.estimate.steps / line.check.estimate.n, ".3g"),
             _number(variance_seconds(line), ".3g"),

@@ -14,6 +14,7 @@ from fastpg import (
     TemporalDifference,
     TotalReturn,
     crosscheck,
+    estimate_gradient,
     evaluate,
     problems,
 )
@@ -138,3 +139,20 @@ def test_bad_arguments_are_told():
         crosscheck(LAKE, POLICY, RewardToGo(), n=10, horizon=2, rng=0, against="truth")
     with pytest.raises(InvalidArgument, match="until_decided must be a positive share"):
         crosscheck(LAKE, POLICY, RewardToGo(), n=10, horizon=2, rng=0, until_decided=0)
+
+
+def test_what_is_sampled_has_an_end():
+    for run in (crosscheck, estimate_gradient):
+        with pytest.raises(InvalidArgument, match="'geometric' but is None"):
+            run(LAKE, POLICY, RewardToGo(), n=10, horizon=None, rng=0)
+
+
+def test_a_fault_with_its_own_table_is_named():
+    q = evaluate(LAKE, POLICY).action_value
+    check = crosscheck(LAKE, POLICY, ActionBaseline(RewardToGo(), q / 2), n=1_000_000, horizon=20, rng=3)
+    assert check.fault == ActionBaseline.what
+
+
+def test_a_horizon_that_is_too_short_is_named():
+    check = crosscheck(LAKE, POLICY, RewardToGo(), n=1_000_000, horizon=8, rng=3, against="infinite")
+    assert check.fault == TruncatedWithoutBootstrap.what

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, problems, uniform
+from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, policy_gradient, problems, uniform
 from fastpg.chain import induced_chain
 from fastpg.documents import solver_name
+from fastpg.exact import evaluate_exactly
 from fastpg.kernels import sparse as kernels
 from fastpg.solvers import GTH, LU, Banded, Krylov, SparseLU, Substitution, banded, choose
 from fastpg.testing.oracles import exact, exact_discount, rational_solve
@@ -215,3 +216,18 @@ def test_sparse_kernels_compiled_equal_interpreted(S, seed):
     assert count == S
     ahead = (P.data > 0) & (row != P.indices)
     assert (np.argsort(order)[row[ahead]] < np.argsort(order)[P.indices[ahead]]).all()
+
+
+@pytest.mark.parametrize(("S", "e", "discount"), [(4, 1e-12, 0.99), (6, 1e-8, 0.999), (30, 1e-3, 0.99)])
+@pytest.mark.parametrize("solver", [Banded(), SparseLU(), None])
+def test_small_entries_keep_their_digits(S, e, discount, solver):
+    # A drift to the left: states to the right are reached with probability e, e^2, ...
+    P = np.zeros((S, 2, S))
+    for s in range(S):
+        P[s, :, max(s - 1, 0)] += 1 - e
+        P[s, :, min(s + 1, S - 1)] += e
+    reward = (np.arange(2 * S) % 5).reshape(S, 2).astype(float)
+    mdp = MDP(sparse.csr_array(P.reshape(2 * S, S)), reward, discount, 0)
+    policy = SoftmaxPolicy(np.zeros((S, 2)))
+    exact = evaluate_exactly(mdp, policy).logit_gradient.astype(float)
+    np.testing.assert_allclose(policy_gradient(evaluate(mdp, policy, solver=solver)), exact, rtol=1e-12, atol=0)

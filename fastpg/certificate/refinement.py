@@ -37,6 +37,7 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
 
         |V - V_exact| <= D (|rho| + its rounding)
 
+    The equations of states where the process has ended are V = 0, which holds exactly throughout.
     Where all values are alike their `level` is kept apart, so that residuals round like differences of values.
     """
     alike = np.ptp(value) < np.abs(value).max() / 2 and not equations.ended.any()
@@ -44,6 +45,7 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
         x, common, differences = majorant.correction(equations.state_reward)
     else:
         x, common, differences = value, float(np.median(value)), value - np.median(value)
+    x = np.where(equations.ended, 0.0, x)
     level, h = (_twofold(np.array([common])), _twofold(differences)) if alike else (_twofold(np.zeros(1)), _twofold(x))
     best, least = None, np.inf
     for _ in range(STEPS):
@@ -61,7 +63,7 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
         if alike:
             level, h = _corrected(level, np.array([shift])), _corrected(h, step)
         else:
-            h = _corrected(h, x)
+            h = _corrected(h, np.where(equations.ended, 0.0, x))
     assert best is not None
     return best
 

@@ -116,6 +116,13 @@ class EstimatorMoments:
     @cached_property
     def _mean(self) -> FloatArray:
         """Over the states that are reached, in units."""
+        steps = self.plan.horizon if isinstance(self.plan.horizon, int) else 0
+        size = 8 * self._law.states.size * max(steps, self._law.states.size)
+        if size > MOST_BYTES:
+            raise InvalidArgument(
+                f"moments of {self._law.states.size} states over {steps or 'any number of'} steps take "
+                f"{size / 2**30:.3g} GiB, more than {MOST_BYTES / 2**30:g}; use a smaller model or a shorter horizon"
+            )
         return self._recursion.mean() if self._law.states.size else np.zeros(self._law.shape)
 
     @cached_property
@@ -131,10 +138,12 @@ class EstimatorMoments:
             raise InfiniteVariance(self._reason)
         if S == 0:
             return Raw(np.zeros((0, A)), np.zeros((0, A, A)), np.zeros((0, A, 0, A)) if full else None)
-        if 8 * 8 * S * S * A > MOST_BYTES:
+        steps = self.plan.horizon if isinstance(self.plan.horizon, int) else 0
+        size = 8 * S * max(8 * S * A, 6 * steps)
+        if size > MOST_BYTES:
             raise InvalidArgument(
-                f"second moments of {S} states and {A} actions take about {64 * S * S * A / 2**30:.3g} GiB, more than "
-                f"{MOST_BYTES / 2**30:g}; use mean and bias, or a smaller model"
+                f"second moments of {S} states and {A} actions over {steps or 'any number of'} steps take about "
+                f"{size / 2**30:.3g} GiB, more than {MOST_BYTES / 2**30:g}; use a smaller model or a shorter horizon"
             )
         return self._recursion.raw(full=full)
 
@@ -211,8 +220,10 @@ def _infinite(what: str, made: Plan, radius: Radius, law: StepLaw) -> str:
     name = made.name
     state, n = int(law.states[radius.states[0]]), radius.states.size
     known = "at least 1" if radius.lower >= 1 else "too close to 1 to tell"
+    over = "an infinite horizon" if made.horizon is None else f"horizon {made.horizon}"
+    nearer = ", or a behaviour policy nearer to the policy" if made.ratios.size else ""
     return (
-        f"{name} has no finite {what} over horizon {made.horizon}: in the class of state {state} "
+        f"{name} has no finite {what} over {over}: in the class of state {state} "
         f"({n} state{'s' * (n != 1)}) each step multiplies it by {(radius.lower + radius.upper) / 2:.9g}, {known}; "
-        "use a finite horizon, or a behaviour policy nearer to the policy"
+        f"use a finite horizon{nearer}"
     )

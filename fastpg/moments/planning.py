@@ -1,7 +1,7 @@
 """What exact moments are good for before anything is sampled: the best baseline, and how many trajectories to take."""
 
 from dataclasses import is_dataclass, replace
-from math import ceil, inf
+from math import ceil, inf, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +11,12 @@ from fastpg.evaluation import Evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.moments.estimator_moments import estimator_moments
 from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.faults import Fault
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray, frozen
+
+# More trajectories than this are an error of the caller.
+MOST_SAMPLES = 1e300
 
 
 def optimal_baseline(
@@ -37,7 +41,7 @@ def optimal_baseline(
     """
     if by not in ("state", "constant"):
         raise InvalidArgument(f"by must be 'state' or 'constant' but is {by!r}")
-    if not is_dataclass(estimator) or not hasattr(estimator, "baseline"):
+    if not is_dataclass(estimator) or not hasattr(estimator, "baseline") or isinstance(estimator, Fault):
         raise InvalidArgument(f"{type(estimator).__name__} has no baseline to choose; use an estimator that has one")
 
     def spread(baseline: FloatArray) -> FloatArray:
@@ -94,4 +98,12 @@ def samples_needed(
             f"relative_error must be above {bias:.3g}, the bias of {type(estimator).__name__} as a share of the "
             f"gradient's length, but is {relative_error!r}: no number of trajectories is enough"
         )
-    return max(1, ceil(moments.trace / size**2 / (relative_error**2 - bias**2) * (1 - 1e-12)))
+    # As lengths, whose ratios overflow later than those of squares.
+    spread = float(np.linalg.norm(moments.standard_deviation / size))
+    root = spread / (sqrt(relative_error - bias) * sqrt(relative_error + bias))
+    if root >= MOST_SAMPLES**0.5:
+        raise InvalidArgument(
+            f"relative_error must be so large that fewer than {MOST_SAMPLES:.0e} trajectories are enough but is "
+            f"{relative_error!r}"
+        )
+    return max(1, ceil(root * root * (1 - 1e-12)))

@@ -67,7 +67,9 @@ class Plan:
     @cached_property
     def stopping(self) -> Stopping:
         """When a trajectory stops, and the discounts of its steps, or of a `whole` return."""
-        rule = stopping(self.mdp, self.sampled, "geometric" if self.horizon is None else self.horizon)
+        if self.horizon is None:
+            raise InvalidArgument("horizon must be a positive number of steps or 'geometric' but is None")
+        rule = stopping(self.mdp, self.sampled, self.horizon)
         discount = self.discount if self.terms.whole else self.step_discount
         return rule._replace(discounts=frozen(discount_powers(discount, rule.horizon)))
 

@@ -27,13 +27,13 @@ class Band(NamedTuple):
 
     @property
     def height(self) -> int:
-        """Diagonals of the factors, those that pivoting fills included."""
-        return 2 * self.lower + self.upper + 1
+        """Diagonals of the factors of the transpose, those that pivoting could fill included."""
+        return 2 * self.upper + self.lower + 1
 
     @property
     def work(self) -> int:
         """Multiplications of the elimination for each state, at most."""
-        return self.lower * (self.lower + self.upper)
+        return self.upper * (self.lower + self.upper)
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ class Banded:
                 f"takes {8 * S * band.height >> 20}; use solvers.Krylov() or solvers.SparseLU()"
             )
         row, column = _places(P, order)
+        # Of the transpose the diagonal dominates each column, so that no pivot is moved: entries keep their digits.
         factors = np.zeros((band.height, S), order="F")
-        np.add.at(factors, (kl + ku + row - column, column), P.data * -chain.discount)
+        np.add.at(factors, (kl + ku + column - row, row), P.data * -chain.discount)
         factors[kl + ku] += 1.0
-        factors, pivots, info = dgbtrf(factors, kl, ku, overwrite_ab=True)
+        factors, pivots, info = dgbtrf(factors, ku, kl, overwrite_ab=True)
         if info > 0:
             raise singular(chain)
         return BandedFactorisation(band, factors, pivots)
@@ -66,7 +67,7 @@ class Banded:
 
 @dataclass(frozen=True, eq=False)
 class BandedFactorisation:
-    """LU factors of I - discount P_pi in the order of the band."""
+    """LU factors of (I - discount P_pi)^T in the order of the band."""
 
     band: Band
     factors: FloatArray
@@ -83,7 +84,7 @@ class BandedFactorisation:
     def _solve(self, b: FloatArray, *, transposed: bool) -> FloatArray:
         order, kl, ku = self.band
         x = b if order is None else b[order]
-        x, _ = dgbtrs(self.factors, kl, ku, x, self.pivots, trans=int(transposed))
+        x, _ = dgbtrs(self.factors, ku, kl, x, self.pivots, trans=int(not transposed))
         if order is None:
             return x
         solution = np.empty(x.shape)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.chain import Chain
-from fastpg.errors import SolveError
+from fastpg.errors import InvalidArgument, SolveError
 from fastpg.kernels import krylov as kernels
 from fastpg.kernels.sparse import count_columns, resolvent_product, resolvent_product_transposed
 from fastpg.lazy import cached_property
@@ -63,6 +63,10 @@ class Krylov:
     def __post_init__(self) -> None:
         real_between("tolerance", self.tolerance, 0.0, 1.0)
         positive_integer("products", self.products)
+        if self.fallback is not None and (
+            isinstance(self.fallback, type) or not callable(getattr(self.fallback, "factorise", None))
+        ):
+            raise InvalidArgument(f"fallback must be a solver such as LU() but is {self.fallback!r}")
 
     def factorise(self, chain: Chain) -> "KrylovFactorisation":
         """Nothing is factorised yet."""
@@ -129,13 +133,16 @@ class KrylovFactorisation:
             return b * 1.0
         unit = 2.0 ** (frexp(largest)[1] - 1)  # squares of very large numbers overflow
         x, bound, products = self._iterate(b / unit, transposed)
-        if bound.relative <= WORTHLESS and self._enough(bound):
+        if bound.relative <= max(WORTHLESS, self.solver.tolerance) and self._enough(bound):
             return x * unit
         if self.solver.fallback is None:
+            more = "give solvers.Krylov more products, or use a direct solver"
+            if bound.residual <= bound.rounding:
+                more = "the rest is lost to rounding; use solvers.GTH() where the chain is small enough"
             raise SolveError(
-                f"BiCGSTAB has an error of up to {bound.relative:.2g} of the solution's size after "
-                f"{products} products at discount {self.chain.discount!r} with {self.chain.n_states} states; give "
-                "solvers.Krylov more products, or use a direct solver or a smaller discount"
+                f"BiCGSTAB has an error of up to {bound.relative:.2g} of the solution's size after {products} products "
+                f"at 1 - discount = {self.chain.discount_complement:g} with {self.chain.n_states} states; {more}, or a "
+                "smaller discount"
             )
         return self.direct.solve_transposed(b) if transposed else self.direct.solve(b)
 
@@ -229,7 +236,7 @@ class KrylovFactorisation:
         if not self._can_end:
             mean = float(rho.mean())
             rho -= mean
-            return mean / float(image[0])
+            return mean / float(image[0]) if image[0] else 0.0
         shift = dot(image, rho) / self._square
         rho -= shift * image
         return shift

@@ -20,9 +20,10 @@ class SparseLU:
 
         require_float_discount(chain)
         identity = sparse.eye_array(chain.n_states, format="csc")
-        system = sparse.csc_array(identity - chain.discount * sparse.csc_array(chain.transition))
+        # Of the transpose the diagonal dominates each column: it is the pivot, and entries keep their digits.
+        system = sparse.csc_array(identity - chain.discount * sparse.csr_array(chain.transition).T)
         try:
-            return SparseLUFactorisation(splu(system))
+            return SparseLUFactorisation(splu(system, diag_pivot_thresh=0.0))
         except RuntimeError as error:
             if "singular" not in str(error):
                 raise
@@ -31,14 +32,14 @@ class SparseLU:
 
 @dataclass(frozen=True, eq=False)
 class SparseLUFactorisation:
-    """SuperLU factors of I - discount P_pi."""
+    """SuperLU factors of (I - discount P_pi)^T."""
 
     factors: Any
 
     def solve(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi) x = b."""
-        return self.factors.solve(b)
+        return self.factors.solve(b, trans="T")
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi)^T x = b."""
-        return self.factors.solve(b, trans="T")
+        return self.factors.solve(b)
