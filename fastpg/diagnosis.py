@@ -36,20 +36,22 @@ def likely_fault(
     unit: float,
     horizon: Horizon,
 ) -> str | None:
-    """The exact mean that explains `estimate` best, in words; None where none of the known ones does.
+    """The exact mean that explains `estimate`, in words; None where none of the known ones does.
 
-    Candidates are the mean of the estimator itself, which may be biased, and those of its faults. They are held
+    The mean of the estimator itself, which may be biased, where it does; else the best of those of its faults. They are held
     against the `used` entries of the estimate with the exact covariance (S, A, S, A) of one trajectory in units of
     `unit`^2.
     """
     pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
     best: tuple[float, str] | None = None
-    for what, mean in _means(evaluation, estimator, horizon):
+    for place, (what, mean) in enumerate(_means(evaluation, estimator, horizon)):
         joint = chi_square(
             (estimate.mean - mean) / unit, covariance / estimate.n, pooling, estimate.contributions, EXPLAINED
         )
         if joint.p_value >= EXPLAINED and (best is None or joint.p_value > best[0]):
             best = joint.p_value, what
+            if place == 0:
+                break
     return None if best is None else best[1]
 
 

@@ -154,5 +154,5 @@ def test_a_fault_with_its_own_table_is_named():
 
 
 def test_a_horizon_that_is_too_short_is_named():
-    check = crosscheck(LAKE, POLICY, RewardToGo(), n=1_000_000, horizon=8, rng=3, against="infinite")
+    check = crosscheck(LAKE, POLICY, RewardToGo(), n=1_000_000, horizon=6, rng=3, against="infinite")
     assert check.fault == TruncatedWithoutBootstrap.what

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, policy_gradient, problems, uniform
+from fastpg.certificate import majorant
 from fastpg.chain import Chain, induced_chain
 from fastpg.exact import evaluate_exactly
 from fastpg.kernels import krylov as kernels
@@ -266,7 +267,9 @@ def test_the_chain_is_not_touched():
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-12])
 @pytest.mark.parametrize("discount", [0.5, 0.99, 1.0])
-def test_bounds_hold_whatever_an_iteration_leaves_in_terminal_states(tolerance, discount):
+def test_bounds_hold_whatever_an_iteration_leaves_in_terminal_states(tolerance, discount, monkeypatch):
+    # Elimination bounds small models; large ones, where the solution is refined from that of the iteration, by norms.
+    monkeypatch.setattr(majorant, "LARGEST", 5)
     # Rows of terminal states are zero, and BiCGSTAB solves them like all others: only nearly.
     for seed in range(10):
         rng = np.random.default_rng(seed)
