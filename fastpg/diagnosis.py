@@ -38,8 +38,8 @@ def likely_fault(
 ) -> str | None:
     """The exact mean that explains `estimate`, in words; None where none of the known ones does.
 
-    The mean of the estimator itself, which may be biased, where it does; else the best of those of its faults. They are held
-    against the `used` entries of the estimate with the exact covariance (S, A, S, A) of one trajectory in units of
+    The mean of the estimator itself, which may be biased, where it does; else the best of those of its faults. They are
+    held against the `used` entries with the exact covariance (S, A, S, A) of one trajectory in units of
     `unit`^2.
     """
     pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
