@@ -20,6 +20,7 @@ from fastpg.gradient import policy_gradient
 from fastpg.model import MDP
 from fastpg.moments import EstimatorMoments, estimator_moments, optimal_baseline, return_variance, samples_needed
 from fastpg.policy import DirectPolicy, LogLinearPolicy, Policy, SoftmaxPolicy, random, uniform
+from fastpg.radius import Radius, spectral_radius
 from fastpg.sampling import (
     GAE,
     Estimator,
@@ -59,6 +60,7 @@ __all__ = [
     "LogLinearPolicy",
     "PlugIn",
     "Policy",
+    "Radius",
     "RewardToGo",
     "SampledEvaluation",
     "SoftmaxPolicy",
@@ -89,5 +91,6 @@ __all__ = [
     "sample_evaluation",
     "sample_returns",
     "samples_needed",
+    "spectral_radius",
     "uniform",
 ]

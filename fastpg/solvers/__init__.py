@@ -22,10 +22,6 @@ FIRST_PRODUCTS = 250
 # Dense chains mix in a few steps or seldom: random laws over 2000 states took 8 and 10 products of 1 ms for V and d,
 # dense LU 190 ms. A quarter of this budget tells a slow chain, whose gradient took 7% longer.
 DENSE_PRODUCTS = 24
-
-# A well-mixing dense chain needs about ten products whatever its size: S = 2000 was solved in 2 ms, where LU took 140.
-# One that does not mix loses a quarter of these, some 5 ms.
-DENSE_PRODUCTS = 60
 # What LU would be right to on such a chain.
 LU_LIKE = 1e-14
 
@@ -68,7 +64,7 @@ def choose(chain: Chain) -> Solver:
     if chain.discount_complement < NEAR_ONE and (small or not chain.is_sparse):
         return GTH()
     if not chain.is_sparse:
-        return LU() if small else Krylov(products=DENSE_PRODUCTS, fallback=LU())
+        return LU() if small else Krylov(tolerance=LU_LIKE, products=DENSE_PRODUCTS, fallback=LU())
     if acyclic_order(compressed(chain)).size == chain.n_states:
         return Substitution()
     if chain.rounds_to_undiscounted:
