@@ -39,3 +39,13 @@ def test_the_tables_of_errors_are_those_that_were_measured(monkeypatch):
     assert table("chain", measured["gradient"]) in README
     assert table("1 − γ", measured["value"]) in README
     assert max(row["fastpg"] for row in measured["gradient"].values()) <= 1e-12
+
+
+def test_the_tables_of_speed_are_those_that_were_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from bench import report
+
+    measured = json.loads((ROOT / "bench" / "results.json").read_text())
+    assert report.table(measured) in README
+    assert report.growth(measured) in README
+    assert "M steps/s" in report.text(measured)
