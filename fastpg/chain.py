@@ -17,7 +17,7 @@ from fastpg.policy import Policy
 from fastpg.validation import BoolArray, FloatArray, frozen
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chain:
     """P_pi (S, S), dense or CSR, with zero rows where the process has ended, and r_pi (S,).
 

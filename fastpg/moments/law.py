@@ -17,7 +17,7 @@ from fastpg.validation import FloatArray
 DENSE = 0.1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StepLaw:
     """The outcomes of the states that can be reached from the start, numbered anew.
 
@@ -54,7 +54,7 @@ class StepLaw:
         return self.state * self.pi.shape[1] + self.action
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measure:
     """Sums over the outcomes of a step with `weight` (n,), from each state and action."""
 

@@ -43,7 +43,7 @@ class Raw(NamedTuple):
     product: FloatArray | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stepwise:
     """The recursions of one estimator."""
 
@@ -155,7 +155,7 @@ class Stepwise:
         total.add(own, w, self.law.pi, ((g, step.onto_signal, ahead.x), (kg, step.onto, ahead.hx)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """The sums over the outcomes of a step that recursions use."""
 

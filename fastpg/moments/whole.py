@@ -23,7 +23,7 @@ POWERS = ((0, 2), (0, 1), (0, 0), (1, 1), (1, 0), (2, 0))
 Past = dict[tuple[int, int], FloatArray]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ahead:
     """`g[i]` = E W G^i (S,) and `z[i]` = E W G^i Z (S, S, A) from each state on, i = 0, 1, 2."""
 
@@ -31,7 +31,7 @@ class Ahead:
     z: list[FloatArray]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Whole:
     """The recursions of one estimator."""
 

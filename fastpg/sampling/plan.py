@@ -15,7 +15,7 @@ from fastpg.sampling.tables import Horizon, OutcomeTable, Stopping, discount_pow
 from fastpg.validation import FloatArray, frozen, positive_integer
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """One trajectory: states from `start`, outcomes of `table`, worth `terms`, where
 

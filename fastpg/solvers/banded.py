@@ -65,7 +65,7 @@ class Banded:
         return BandedFactorisation(band, factors, pivots)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BandedFactorisation:
     """LU factors of (I - discount P_pi)^T in the order of the band."""
 

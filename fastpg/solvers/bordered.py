@@ -68,7 +68,7 @@ class Bordered:
         return factorisation
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BorderedFactorisation:
     """LU factors of the transposed bordered matrix, whose border replaces column `ground`."""
 

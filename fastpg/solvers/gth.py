@@ -71,7 +71,7 @@ class Parts(NamedTuple):
     negative: FloatArray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GTHFactorisation:
     """L U = I - discount P_pi in m x m tiles of B x B, the states taken in `order`.
 

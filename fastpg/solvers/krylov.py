@@ -99,7 +99,7 @@ class Bound(NamedTuple):
         return self.total / self.size if self.size else np.inf
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KrylovFactorisation:
     """A chain, and a direct factorisation once the iteration was too slow."""
 

@@ -27,7 +27,7 @@ class LU:
         return LUFactorisation(factors, pivots)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LUFactorisation:
     """LU factors of (I - discount P_pi)^T."""
 

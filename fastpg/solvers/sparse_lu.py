@@ -30,7 +30,7 @@ class SparseLU:
             raise singular(chain) from None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SparseLUFactorisation:
     """SuperLU factors of (I - discount P_pi)^T."""
 

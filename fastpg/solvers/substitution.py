@@ -64,7 +64,7 @@ def acyclic_order(rows: Rows) -> Indices:
     return frozen(order[:n])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SubstitutionFactorisation:
     """P_pi, the diagonal of I - discount P_pi, and the order of the states."""
 
