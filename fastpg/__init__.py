@@ -3,7 +3,7 @@
 from fastpg import formats, problems
 from fastpg._version import __version__
 from fastpg.bellman import Greedy, expected_next_value, greedy
-from fastpg.crosscheck import CrossCheck, crosscheck
+from fastpg.crosscheck import CrossCheck, crosscheck, detectable_bias
 from fastpg.errors import (
     Disagreement,
     FastPGError,
@@ -72,6 +72,7 @@ __all__ = [
     "__version__",
     "chain_structure",
     "crosscheck",
+    "detectable_bias",
     "estimate_gradient",
     "estimator_moments",
     "evaluate",

@@ -235,6 +235,28 @@ def crosscheck(
     return _named(check, evaluation, estimator) if check.verdict == "disagrees" else check
 
 
+def detectable_bias(
+    mdp: MDP, policy: Policy, estimator: Estimator, *, n: int, horizon: Horizon, false_alarm: float = 1e-4
+) -> float:
+    """The length of which every bias would be found by `crosscheck` with probability 0.9, before anything is sampled.
+
+    Of biases of the entries that `n` trajectories are expected to let it judge; inf where there are none, or where they
+    are so many that they share pools. It falls like n^(-1/2).
+
+    >>> from fastpg import RewardToGo, SoftmaxPolicy, problems
+    >>> mdp = problems.bandit([1.0, 0.0])
+    >>> round(detectable_bias(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=10_000, horizon=1), 4)
+    0.0131
+    """
+    moments = estimator_moments(evaluate(mdp, policy, horizon=1), estimator, horizon=horizon)
+    if not _affordable(moments):
+        raise InvalidArgument(f"the exact covariance of {moments.entries} entries is too large to form in some seconds")
+    expected = expected_contributions(mdp, policy, estimator, n=positive_integer("n", n), horizon=horizon)
+    covariance = moments.covariance_in_units() / n
+    joint = chi_square(np.zeros(moments.gradient.shape), covariance, directions(expected), expected.total, false_alarm)
+    return moments.plan.unit * joint.detectable
+
+
 def holm(checks: Sequence[CrossCheck], false_alarm: float) -> list[CrossCheck]:
     """The same checks at levels that keep the rate of any false alarm among them at `false_alarm`.
 

@@ -14,6 +14,7 @@ from fastpg import (
     TemporalDifference,
     TotalReturn,
     crosscheck,
+    detectable_bias,
     estimate_gradient,
     evaluate,
     problems,
@@ -156,3 +157,13 @@ def test_a_fault_with_its_own_table_is_named():
 def test_a_horizon_that_is_too_short_is_named():
     check = crosscheck(LAKE, POLICY, RewardToGo(), n=1_000_000, horizon=6, rng=3, against="infinite")
     assert check.fault == TruncatedWithoutBootstrap.what
+
+
+def test_what_can_be_detected_is_known_before_the_run():
+    given = {"n": 4_000_000, "horizon": 20}
+    before = detectable_bias(LAKE, POLICY, RewardToGo(), **given)
+    check = crosscheck(LAKE, POLICY, RewardToGo(), rng=0, **given)
+    # The sample may judge fewer entries, each by no more contributions than the model expects.
+    assert before == pytest.approx(check.detectable_bias, rel=0.1)
+    assert detectable_bias(LAKE, POLICY, RewardToGo(), n=16_000_000, horizon=20) == pytest.approx(before / 2, rel=0.1)
+    assert detectable_bias(LAKE, POLICY, RewardToGo(), n=10, horizon=20) == np.inf
