@@ -1,12 +1,12 @@
 """Gradients of many models with a policy each, on one thread and on two, and what a user would otherwise write."""
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from bench.harness import Case
+from bench.peers import jax_gradient
 from fastpg import MDP, SoftmaxPolicy, batch, evaluate, policy_gradient
 
 
@@ -48,27 +48,5 @@ def _case(S: int, A: int, n: int, repeats: int) -> Case:
         "NumPy, stacked": stacked,
     }
     if find_spec("jax"):
-        contenders["JAX, vmap"] = _vmap(P, r, gamma, mu, theta)
+        contenders["JAX, vmap"] = jax_gradient(P, r, gamma, mu, theta, mapped=True)
     return Case(f"{n:,} exact gradients, S = {S}, A = {A}", contenders, repeats=repeats)
-
-
-def _vmap(P: Any, r: Any, gamma: float, mu: Any, theta: Any) -> Callable[[], Any]:
-    """The return of one problem, differentiated and mapped by JAX, in 64 bits; its arrays are made beforehand."""
-    import jax
-    import jax.numpy as jnp
-
-    def expected_return(P: Any, r: Any, theta: Any) -> Any:
-        pi = jax.nn.softmax(theta)
-        system = jnp.eye(mu.size) - gamma * jnp.einsum("sa,sak->sk", pi, P)
-        return mu @ jnp.linalg.solve(system, (pi * r).sum(axis=1))
-
-    gradient = jax.jit(jax.vmap(jax.grad(expected_return, argnums=2)))
-    with jax.enable_x64(True):
-        arrays = [jnp.asarray(x) for x in (P, r, theta)]
-
-    def run() -> Any:
-        with jax.enable_x64(True):
-            return gradient(*arrays).block_until_ready()
-
-    run()
-    return run

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.linalg import lu_factor, lu_solve
 
 from bench.harness import Case
+from bench.peers import jax_gradient
 from fastpg import MDP, SoftmaxPolicy, evaluate, policy_gradient
 
 
@@ -52,34 +53,12 @@ def _case(name: str, mdp: MDP) -> Case:
 
     contenders: dict[str, Callable[[], Any]] = {"fastpg": ours, "SciPy, one LU": scipy_tuned}
     if find_spec("jax"):
-        contenders["JAX, grad"] = _jax(P, r, gamma, mu, logits)
+        contenders["JAX, grad"] = jax_gradient(P, r, gamma, mu, logits)
     if find_spec("torch"):
         contenders["PyTorch, autograd"] = _torch(P, r, gamma, mu, logits)
     return Case(
         f"dense gradient, {name}, S = {S}, A = {A}", contenders, tolerance=1e-8, repeats=5, bytes_read=2 * P.nbytes
     )
-
-
-def _jax(P: Any, r: Any, gamma: float, mu: Any, logits: Any) -> Callable[[], Any]:
-    """The return, differentiated and compiled by JAX in 64 bits."""
-    import jax
-    import jax.numpy as jnp
-
-    def expected_return(P: Any, r: Any, theta: Any) -> Any:
-        pi = jax.nn.softmax(theta)
-        system = jnp.eye(mu.size) - gamma * jnp.einsum("sa,sak->sk", pi, P)
-        return mu @ jnp.linalg.solve(system, (pi * r).sum(axis=1))
-
-    gradient = jax.jit(jax.grad(expected_return, argnums=2))
-    with jax.enable_x64(True):
-        arrays = [jnp.asarray(x) for x in (P, r, logits)]
-
-    def run() -> Any:
-        with jax.enable_x64(True):
-            return gradient(*arrays).block_until_ready()
-
-    run()
-    return run
 
 
 def _torch(P: Any, r: Any, gamma: float, mu: Any, logits: Any) -> Callable[[], Any]:

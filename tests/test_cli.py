@@ -9,7 +9,6 @@ import pytest
 
 import fastpg
 from fastpg.cli import main
-from fastpg.lines import ESTIMATORS
 
 LAKE = "frozen-lake-4x4"
 
@@ -156,29 +155,6 @@ def test_crosscheck_in_full(capsys):
     assert found["lines"][0]["mean"] == first.estimate.mean.tolist()
     assert found["exact"][1]["expected_return"] == fastpg.evaluate(mdp, policy, horizon=100).expected_return
     assert len({line["p_value"] for line in found["lines"]}) == 4
-
-
-def test_crosscheck_compares_the_variances_of_estimators(capsys):
-    found = document(capsys, "crosscheck", LAKE, "-n", "2e5", "--estimators", "all", "--horizon", "geometric")
-    assert [line["estimator"] for line in found["lines"]] == list(ESTIMATORS)
-    for line in found["lines"]:
-        assert line["verdict"] == "agrees"
-        assert line["fault"] is None
-        assert line["sampled_variance"] == pytest.approx(line["exact_variance"], rel=0.1)
-        assert line["variance_seconds"] > 0
-    code, out, _ = run(capsys, "crosscheck", LAKE, "-n", "2e5", "--estimators", "rewardtogo - v, TD")
-    assert code == 0
-    # TD needs the infinite horizon to be unbiased.
-    assert out.count("RewardToGo - V") == 4
-    assert out.count("\nTD ") == 2
-    assert "exact   sampled" in out
-    code, _, err = run(capsys, "crosscheck", LAKE, "--estimators", "actor")
-    assert code == 2
-    assert "RewardToGo - best" in err
-    assert "'actor'" in err
-    code, _, err = run(capsys, "crosscheck", LAKE, "--estimators", "TD", "--horizon", "5")
-    assert code == 2
-    assert "infinite horizon only" in err
 
 
 def test_crosscheck_to_the_end_at_discount_one(capsys):

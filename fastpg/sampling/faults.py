@@ -3,6 +3,7 @@
 Each wraps an estimator, has its own exact mean, and is sampled like any other.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from fastpg.validation import frozen
 
 
 @dataclass(frozen=True, eq=False)
-class Fault:
+class Fault(ABC):
     """An estimator with one thing wrong; `what` says what."""
 
     estimator: Estimator
@@ -43,9 +44,9 @@ class Fault:
         terms = self.estimator.terms(mdp, table)
         return self.spoilt(terms, mdp, table)
 
+    @abstractmethod
     def spoilt(self, terms: Terms, mdp: MDP, table: OutcomeTable) -> Terms:
         """`terms` with the fault; InvalidArgument where it cannot have it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

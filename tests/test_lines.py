@@ -1,0 +1,39 @@
+"""The lines of a cross-check that are asked for by name."""
+
+import json
+
+import pytest
+
+from fastpg.cli import main
+from fastpg.lines import ESTIMATORS
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout and stderr of a cross-check of the small lake."""
+    code = main(["crosscheck", "frozen-lake-4x4", *arguments])
+    return code, *capsys.readouterr()
+
+
+def test_crosscheck_compares_the_variances_of_estimators(capsys):
+    code, out, _ = run(capsys, "-n", "2e5", "--estimators", "all", "--horizon", "geometric", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert [line["estimator"] for line in found["lines"]] == list(ESTIMATORS)
+    for line in found["lines"]:
+        assert line["verdict"] == "agrees"
+        assert line["fault"] is None
+        assert line["sampled_variance"] == pytest.approx(line["exact_variance"], rel=0.1)
+        assert line["variance_seconds"] > 0
+    code, out, _ = run(capsys, "-n", "2e5", "--estimators", "rewardtogo - v, TD")
+    assert code == 0
+    # TD needs the infinite horizon to be unbiased.
+    assert out.count("RewardToGo - V") == 4
+    assert out.count("\nTD ") == 2
+    assert "exact   sampled" in out
+    code, _, err = run(capsys, "--estimators", "actor")
+    assert code == 2
+    assert "RewardToGo - best" in err
+    assert "'actor'" in err
+    code, _, err = run(capsys, "--estimators", "TD", "--horizon", "5")
+    assert code == 2
+    assert "infinite horizon only" in err
