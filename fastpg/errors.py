@@ -17,6 +17,10 @@ class InvalidArgument(FastPGError, ValueError):
     """An argument other than a model or a policy (a count, a horizon, a name) breaks a rule."""
 
 
+class NoExactMoments(InvalidArgument):
+    """The exact moments of an estimator are known in no closed form; it can be sampled all the same."""
+
+
 class SolveError(FastPGError, ArithmeticError):
     """A linear system of the theory has no finite solution, or none that float64 can hold."""
 

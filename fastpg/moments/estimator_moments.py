@@ -10,10 +10,12 @@ from fastpg.evaluation import Evaluation, require_evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.lazy import cached_property
 from fastpg.moments.law import StepLaw, step_law
+from fastpg.moments.perturbed import Perturbed, Steps
 from fastpg.moments.stepwise import Raw, Stepwise
 from fastpg.moments.whole import Whole
 from fastpg.radius import Radius, spectral_radius
 from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray, frozen
@@ -40,12 +42,12 @@ class EstimatorMoments:
     and right to about 1e-14 of E X X^T.
     """
 
-    plan: Plan
+    plan: Plan | PerturbedPlan
     gradient: FloatArray
     finite: bool
     _reason: str
-    _law: StepLaw
-    _recursion: Stepwise | Whole
+    _law: StepLaw | Steps
+    _recursion: Stepwise | Whole | Perturbed
 
     @property
     def entries(self) -> int:
@@ -197,6 +199,10 @@ def estimator_moments(
     if horizon is None and isinstance(evaluation, FiniteHorizonEvaluation):
         horizon = evaluation.horizon
     made = plan(evaluation.mdp, evaluation.policy, estimator, horizon)
+    if isinstance(made, PerturbedPlan):
+        # Returns have all their moments wherever values exist.
+        perturbed = Perturbed.of(made)
+        return EstimatorMoments(made, evaluation.logit_gradient, True, "", perturbed.law, perturbed)
     law = step_law(made)
     recursion = Whole.of(made, law) if made.terms.whole else Stepwise.of(made, law)
     size = [_radius(recursion, moment) for moment in (1, 2)]

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastpg.kernels import estimates as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.rng import RNG, philox_key
@@ -91,10 +90,9 @@ def estimate_gradient(
     """
     n = positive_integer("n", n)
     key, made = philox_key(rng), plan(mdp, policy, estimator, horizon)
-    rule, table, terms, pi = made.stopping, made.table, made.terms, made.policy.probabilities
-    law = rule.law(table)
-    by_slot, worths = table.indexed(mdp, terms.credit, terms.signal, made.ratios)
-    pool, weight = pooling = pooled(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling
+    shape = made.policy.probabilities.shape
+    pool, weight = pooling = pooled(np.ones(shape, bool), POOLS) if pooling is None else pooling
+    add = made.sampler(key, pool, weight)
     B = min(n, BLOCKS)
     # floor(b n / B) for b = 0..B, in two parts that cannot overflow.
     b = np.arange(B + 1, dtype=np.int64)
@@ -102,18 +100,15 @@ def estimate_gradient(
     blocks = np.zeros((B, max(int(pool.max()) + 1, 1)))
 
     def work(piece: slice, stop: StopFlag) -> tuple[FloatArray, int, int]:
-        sums = np.zeros((pi.shape[0], 4, pi.shape[1]))
+        sums = np.zeros((shape[0], 4, shape[1]))
         mine = frozen(edges[piece.start : piece.stop + 1])
-        steps = kernels.gradient_sums(
-            key, mine, law, pi, by_slot, *worths, terms.baseline, made.last, rule.discounts, made.decay, terms.whole,
-            pool, weight, stop, sums, blocks[piece],
-        )  # fmt: skip
+        steps = add(mine, stop, sums, blocks[piece])
         return sums.swapaxes(0, 1), steps, int(mine[-1])
 
     cuts = np.linspace(0, B, min(PIECES, B) + 1).astype(int)
     pieces = [slice(first, last) for first, last in pairwise(cuts)]
     # One name for all three: an interrupt finds them before a piece or after it.
-    state = np.zeros((4, *pi.shape)), 0, 0
+    state = np.zeros((4, *shape)), 0, 0
     try:
         for piece_sums, piece_steps, done in in_order(work, pieces, threads):
             state = state[0] + piece_sums, state[1] + piece_steps, state[2] + 1

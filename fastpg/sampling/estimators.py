@@ -238,8 +238,8 @@ def action_table(name: str, value: npt.ArrayLike, mdp: MDP) -> FloatArray:
 
 
 def checked(estimator: object) -> Estimator:
-    """`estimator`, if it is an object with `terms` and not a class."""
-    if isinstance(estimator, type) or not hasattr(estimator, "terms"):
+    """`estimator`, if it is an object with `terms`, or a `perturbation`, and not a class."""
+    if isinstance(estimator, type) or not (hasattr(estimator, "terms") or hasattr(estimator, "perturbation")):
         raise InvalidArgument(f"estimator must be an object such as RewardToGo() but is {estimator!r}")
     return cast("Estimator", estimator)
 

@@ -1,5 +1,6 @@
 """What is sampled and what each step is worth: a model, a policy, an estimator and a horizon put together."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,11 +8,22 @@ import numpy as np
 from fastpg.certificate.equations import power_of_two
 from fastpg.errors import InvalidArgument, InvalidPolicy
 from fastpg.evaluation import evaluate
+from fastpg.kernels import estimates as kernels
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.sampling.estimators import Estimator, Terms, along_of, behaviour_of, checked, origin
-from fastpg.sampling.tables import Horizon, OutcomeTable, Stopping, discount_powers, outcome_table, stopping
+from fastpg.sampling.parallel import StopFlag
+from fastpg.sampling.perturbation import PerturbedPlan, perturbed_plan, perturbing
+from fastpg.sampling.tables import (
+    Horizon,
+    IntArray,
+    OutcomeTable,
+    Stopping,
+    discount_powers,
+    outcome_table,
+    stopping,
+)
 from fastpg.validation import FloatArray, frozen, positive_integer
 
 
@@ -99,11 +111,35 @@ class Plan:
         ratio = self.policy.probabilities[state, action] / self.sampled.probabilities[state, action]
         return np.asarray(ratio**self.terms.ratio_power)
 
+    def sampler(
+        self, key: "np.ndarray[tuple[int], np.dtype[np.uint64]]", pool: IntArray, weight: FloatArray
+    ) -> Callable[[IntArray, StopFlag, FloatArray, FloatArray], int]:
+        """A function that adds the trajectories edges[b] .. edges[b+1]-1 to power sums and to row b of blocks."""
+        rule, terms, pi = self.stopping, self.terms, self.policy.probabilities
+        law = rule.law(self.table)
+        by_slot, worths = self.table.indexed(self.mdp, terms.credit, terms.signal, self.ratios)
 
-def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None) -> Plan:
-    """The plan of an estimator; InvalidPolicy where its behaviour never takes an action that the policy takes."""
-    policy = fitted(policy, mdp)
-    behaviour = behaviour_of(checked(estimator))
+        def add(edges: IntArray, stop: StopFlag, sums: FloatArray, blocks: FloatArray) -> int:
+            return int(
+                kernels.gradient_sums(
+                    key, edges, law, pi, by_slot, *worths, terms.baseline, self.last, rule.discounts, self.decay,
+                    terms.whole, pool, weight, stop, sums, blocks,
+                )
+            )  # fmt: skip
+
+        return add
+
+
+def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None) -> Plan | PerturbedPlan:
+    """The plan of an estimator, of its steps or of its perturbations.
+
+    Raises InvalidPolicy where its behaviour never takes an action that the policy takes.
+    """
+    policy, name = fitted(policy, mdp), type(estimator).__name__
+    perturbation = perturbing(checked(estimator))
+    if perturbation is not None:
+        return perturbed_plan(name, mdp, policy, perturbation, _checked_horizon(horizon))
+    behaviour = behaviour_of(estimator)
     sampled = policy if behaviour is None else _covering(fitted(behaviour, mdp), policy, mdp)
     start, scale = mdp.start, 1.0
     if along_of(estimator) == "visitation":
@@ -112,17 +148,21 @@ def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None
         d = evaluate(mdp, policy).occupancy
         scale = float(d.sum())
         start, horizon = (frozen(d / scale), 1) if scale > 0 else (mdp.start, 1)
-    elif isinstance(horizon, str):
-        if horizon != "geometric":
-            raise InvalidArgument(f"horizon must be a positive number of steps or 'geometric' but is {horizon!r}")
-    elif horizon is not None:
-        horizon = positive_integer("horizon", horizon)
+    else:
+        horizon = _checked_horizon(horizon)
     table = outcome_table(mdp, sampled, start)
-    terms = checked(estimator).terms(mdp, table)
+    terms = estimator.terms(mdp, table)
     if scale != 1:
         terms = terms._replace(signal=frozen(scale * terms.signal), baseline=frozen(scale * terms.baseline))
     unit, terms = _in_units(terms)
-    return Plan(type(estimator).__name__, mdp, policy, sampled, start, table, terms, unit, horizon)
+    return Plan(name, mdp, policy, sampled, start, table, terms, unit, horizon)
+
+
+def _checked_horizon(horizon: Horizon | None) -> Horizon | None:
+    """A positive number of steps, "geometric" or None."""
+    if isinstance(horizon, str) and horizon != "geometric":
+        raise InvalidArgument(f"horizon must be a positive number of steps or 'geometric' but is {horizon!r}")
+    return horizon if horizon is None or isinstance(horizon, str) else positive_integer("horizon", horizon)
 
 
 def _in_units(terms: Terms) -> tuple[float, Terms]:

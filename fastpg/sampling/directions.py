@@ -1,0 +1,126 @@
+"""Directions in the space of logits along which a policy is perturbed, each law of them one small object.
+
+Directions have one component for each free logit: one of an action that is taken, in a state that is reached and has
+another such action. The laws are symmetric: a direction and its opposite are equally likely.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from scipy import sparse
+
+from fastpg.errors import NoExactMoments
+from fastpg.kernels.perturbation import COORDINATE, EVERY, NORMAL, SIGNS
+from fastpg.validation import FloatArray
+
+# Laws of up to 2^MOST_SIGNS directions are enumerated.
+MOST_SIGNS = 16
+
+
+class Enumeration(NamedTuple):
+    """Every direction (N, F), row n the opposite of row N - 1 - n, and how often a sample takes it, on average."""
+
+    weight: FloatArray
+    direction: sparse.csr_array
+
+
+class Directions(Protocol):
+    """A law of directions u with E u u^T = `second(F)` I.
+
+    `kind` is its number in `fastpg.kernels.perturbation`; where it is `in_turn` a sample takes F directions, each for
+    certain, else one at random.
+    """
+
+    kind: ClassVar[int]
+    in_turn: ClassVar[bool]
+    kurtosis: ClassVar[float]
+
+    def second(self, size: int) -> float:
+        """E u_f^2 for `size` free logits."""
+
+    def enumerate(self, size: int) -> Enumeration:
+        """All directions for `size` free logits; NoExactMoments where they are too many."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Independent standard normal components: infinitely many directions, so that moments are not enumerated."""
+
+    kind: ClassVar[int] = NORMAL
+    in_turn: ClassVar[bool] = False
+    kurtosis: ClassVar[float] = 3.0
+
+    def second(self, size: int) -> float:  # noqa: ARG002
+        """1."""
+        return 1.0
+
+    def enumerate(self, size: int) -> Enumeration:  # noqa: ARG002
+        """Refused."""
+        raise NoExactMoments(
+            "Gaussian directions have no exact moments, which are integrals over all of them; "
+            "use directions.Coordinate(), or directions.Rademacher() for few free logits"
+        )
+
+
+@dataclass(frozen=True)
+class Rademacher:
+    """Independent signs, +1 or -1: the simultaneous perturbation of Spall (1992)."""
+
+    kind: ClassVar[int] = SIGNS
+    in_turn: ClassVar[bool] = False
+    kurtosis: ClassVar[float] = 1.0
+
+    def second(self, size: int) -> float:  # noqa: ARG002
+        """1."""
+        return 1.0
+
+    def enumerate(self, size: int) -> Enumeration:
+        """All sign vectors, of up to 16 free logits."""
+        if size > MOST_SIGNS:
+            raise NoExactMoments(
+                f"exact moments take all 2^{size} sign vectors of {size} free logits but at most 2^{MOST_SIGNS} are "
+                f"enumerated; use directions.Coordinate()"
+            )
+        bits = np.arange(2**size)[:, None] >> np.arange(size) & 1
+        return Enumeration(np.full(2**size, 0.5**size), sparse.csr_array(2.0 * bits - 1.0))
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One free logit at random, up or down."""
+
+    kind: ClassVar[int] = COORDINATE
+    in_turn: ClassVar[bool] = False
+    kurtosis: ClassVar[float] = 1.0
+
+    def second(self, size: int) -> float:
+        """1 / F."""
+        return 1.0 / max(size, 1)
+
+    def enumerate(self, size: int) -> Enumeration:
+        """Each free logit, up and down."""
+        return Enumeration(np.full(2 * size, 0.5 / max(size, 1)), _signed_units(size))
+
+
+@dataclass(frozen=True)
+class EveryCoordinate:
+    """Each free logit in turn, so that a sample takes as many directions as there are."""
+
+    kind: ClassVar[int] = EVERY
+    in_turn: ClassVar[bool] = True
+    kurtosis: ClassVar[float] = 1.0
+
+    def second(self, size: int) -> float:  # noqa: ARG002
+        """1, as the directions of a sample together have sum u u^T = I."""
+        return 1.0
+
+    def enumerate(self, size: int) -> Enumeration:
+        """Each free logit, up and down: one pair, counted half for either."""
+        return Enumeration(np.full(2 * size, 0.5), _signed_units(size))
+
+
+def _signed_units(size: int) -> sparse.csr_array:
+    """The unit vectors, then their opposites in reverse."""
+    units = sparse.csr_array(sparse.eye_array(size, format="csr"))
+    return sparse.csr_array(sparse.vstack((units, -units[::-1]), format="csr"))
