@@ -7,7 +7,7 @@ from typing import Literal, cast
 import numpy as np
 
 from fastpg.diagnosis import likely_fault
-from fastpg.errors import Disagreement, InvalidArgument
+from fastpg.errors import Disagreement, InvalidArgument, NoExactMoments
 from fastpg.evaluation import Evaluation, evaluate
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.judgement import (
@@ -52,7 +52,7 @@ class CrossCheck:
     ====================  ======  ==============================================================================
     `exact`               (S, A)  dJ/dlogits for the same horizon, or the exact mean of the estimator
     `estimate`                    the `GradientEstimate`
-    `moments`                     the exact `EstimatorMoments` of one trajectory
+    `moments`                     the exact `EstimatorMoments` of one trajectory; None where there are none
     `covariance`                  (S, A, S, A) of one trajectory, or None where it is too large and was sampled;
                                   `covariance_in_units` is it / `moments.plan.unit`^2
     `z`                   (S, A)  (estimate - exact) / standard error; masked where not `judged`
@@ -78,7 +78,7 @@ class CrossCheck:
 
     exact: FloatArray
     estimate: GradientEstimate
-    moments: EstimatorMoments
+    moments: EstimatorMoments | None
     covariance_in_units: FloatArray | None
     horizon: Horizon
     z: "np.ma.MaskedArray[tuple[int, ...], np.dtype[np.float64]]"
@@ -95,7 +95,7 @@ class CrossCheck:
     @property
     def covariance(self) -> FloatArray | None:
         """(S, A, S, A) of one trajectory; SolveError where squares of rewards overflow."""
-        return None if self.covariance_in_units is None else self.moments.covariance()
+        return None if self.covariance_in_units is None or self.moments is None else self.moments.covariance()
 
     @property
     def left_out(self) -> int:
@@ -145,6 +145,8 @@ class CrossCheck:
         if self.judged.any():
             found = f"every bias of length {self.detectable_bias:.3g}{share} in them would be found with probability"
             lines.append(f"  of the judged: worst |z| {self.worst_z:.3g}; {found} {POWER:g}")
+        if self.moments is None:
+            lines.append("  no exact moments: the gradient itself is held against the estimate, with sampled errors")
         if self.verdict == "undecided":
             lines.append(f"  n is too small: try about {self.trajectories_needed} trajectories")
         if self.contradicted.any():
@@ -205,9 +207,16 @@ def crosscheck(
         raise InvalidArgument(f"until_decided must be a positive share of the gradient but is {until_decided!r}")
     endless = isinstance(horizon, str) or against == "infinite"
     evaluation = evaluate(mdp, policy) if endless else evaluate(mdp, policy, horizon=cast("int", horizon))
-    moments = estimator_moments(evaluation, estimator, horizon=horizon)
-    covariance = moments.covariance_in_units() if _affordable(moments) else None
-    exact = moments.mean if against == "mean" else evaluation.logit_gradient
+    moments = covariance = None
+    exact = evaluation.logit_gradient
+    try:
+        moments = estimator_moments(evaluation, estimator, horizon=horizon)
+        exact = moments.mean if against == "mean" else exact
+        covariance = moments.covariance_in_units() if _affordable(moments) else None
+    except NoExactMoments:
+        # Where at least the mean is known that is what was asked for.
+        if against == "mean" and moments is None:
+            raise
     looks = [n] if until_decided is None else sorted({max(1, n // 4**k) for k in range(LOOKS)})
     # Trajectory i is the same at each look.
     seed = rng if until_decided is None else int(generator(rng).integers(2**62))
@@ -275,7 +284,7 @@ def holm(checks: Sequence[CrossCheck], false_alarm: float) -> list[CrossCheck]:
 
 def _named(check: CrossCheck, evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator) -> CrossCheck:
     """`check` with the fault that its sample has, where one explains it."""
-    if check.covariance_in_units is None:
+    if check.moments is None or check.covariance_in_units is None:
         return check
     used = check.judged & (check.estimate.pooling.pool >= 0)
     fault = likely_fault(
@@ -304,7 +313,7 @@ def directions(expected: Contributions) -> Pooling:
     """
     total = expected.total
     most = np.arange(total.shape[1]) == expected.second.argmax(axis=1)[:, None]
-    tested = _common(expected) & ~most
+    tested = _common(expected) & ~(most & expected.centred)
     affordable = np.median(total[tested]) / CONTRIBUTIONS_A_DIRECTION if tested.any() else 1
     blocks = min(expected.n, BLOCKS)
     return pooled(tested, max(1, int(min(affordable, blocks / BLOCKS_A_DIRECTION))), np.sqrt(expected.second))
@@ -318,7 +327,7 @@ def judge(
     exact: FloatArray,
     estimate: GradientEstimate,
     expected: Contributions,
-    moments: EstimatorMoments,
+    moments: EstimatorMoments | None,
     covariance: FloatArray | None,
     *,
     horizon: Horizon,
@@ -332,13 +341,15 @@ def judge(
     settled = constant & equal
     contributions = np.minimum(expected.total, estimate.contributions)
     judged = _common(expected) & (contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
-    error = estimate.standard_error if covariance is None else moments.standard_deviation / np.sqrt(estimate.n)
+    error = estimate.standard_error
+    if moments is not None and covariance is not None:
+        error = moments.standard_deviation / np.sqrt(estimate.n)
     judged &= error > 0
     z = np.where(judged, (estimate.mean - exact) / np.where(judged, error, 1.0), 0.0)
     rank, p_value, detectable = 0, float("nan"), float("inf")
     if judged.any():
         tested = judged & (estimate.pooling.pool >= 0)
-        if covariance is not None:
+        if moments is not None and covariance is not None:
             pooling = estimate.pooling._replace(pool=np.where(judged, estimate.pooling.pool, -1))
             difference = (estimate.mean - exact) / moments.plan.unit
             joint = chi_square(difference, covariance / estimate.n, pooling, contributions, false_alarm)

@@ -184,7 +184,7 @@ def solver_name(evaluation: Exact) -> str:
 
 def exact_variance(check: CrossCheck) -> float:
     """The sum of the exact variances of one trajectory's estimate; nan where they were not computed."""
-    return math.nan if check.covariance_in_units is None else check.moments.trace
+    return math.nan if check.moments is None or check.covariance_in_units is None else check.moments.trace
 
 
 def sampled_variance(check: CrossCheck) -> float:

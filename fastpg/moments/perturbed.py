@@ -19,6 +19,7 @@ from fastpg.lazy import cached_property
 from fastpg.model import Transition
 from fastpg.moments.law import DENSE
 from fastpg.moments.stepwise import Raw
+from fastpg.sampling.coupled import coupled_moments
 from fastpg.sampling.directions import Enumeration
 from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.validation import FloatArray
@@ -79,7 +80,7 @@ class Steps:
     def total(self, x: FloatArray) -> FloatArray:
         """sum_k P(k|s,a) x of each outcome, shape (S, A)."""
         S, A = self.shape
-        return np.bincount(self.pair, self.probability * x, minlength=S * A).reshape(S, A)
+        return np.asarray(np.bincount(self.pair, self.probability * x, minlength=S * A).reshape(S, A), np.float64)
 
     def onto(self, x: FloatArray | float = 1.0) -> Transition:
         """The matrix (S A, S) of P(k|s,a) x."""
@@ -133,12 +134,9 @@ class Perturbed:
 
     def raw(self, *, full: bool) -> Raw:
         """E X and E X X^T."""
-        if self.plan.perturbation.common:
-            raise NoExactMoments(
-                f"{self.plan.name} with common random numbers has an exact mean but no exact covariance: that of two "
-                f"coupled returns is not computed; use common=False"
-            )
         difference, spread = self._returns
+        if self.plan.perturbation.common:
+            spread = self._coupled_variance
         how, u = self.plan.perturbation, self.enumeration.direction
         mean = self._mean(difference)
         second = spread if how.directions.in_turn else spread + difference**2
@@ -174,6 +172,14 @@ class Perturbed:
         if self.plan.perturbation.antithetic:
             return mean - mean[::-1], variance + variance[::-1]
         return mean + self._expected_return, variance
+
+    @cached_property
+    def _coupled_variance(self) -> FloatArray:
+        """Of the difference of returns with common random numbers; that of an opposite direction is the opposite."""
+        u = self.enumeration.direction
+        _, mean, second = coupled_moments(self.plan, u[: u.shape[0] // 2], 2)
+        variance = np.maximum(second - mean**2, 0.0)
+        return np.concatenate((variance, variance[::-1]))
 
     def _changes(self) -> Iterator[Change]:
         """pi(b|s) (exp(delta(s,b)) / sum_c pi(c|s) exp(delta(s,c)) - 1), without cancellation."""

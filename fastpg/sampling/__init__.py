@@ -1,14 +1,17 @@
 """Compiled samplers: trajectories and gradient estimates, reproducible on any number of threads."""
 
-from fastpg.sampling import faults
+from fastpg.sampling import directions, faults
 from fastpg.sampling.estimate import GradientEstimate, estimate_gradient
 from fastpg.sampling.estimators import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
 from fastpg.sampling.evaluation import SampledEvaluation, sample_evaluation
+from fastpg.sampling.perturbation import EvolutionStrategy, FiniteDifference
 from fastpg.sampling.trajectories import Trajectories, rollout, sample_returns
 
 __all__ = [
     "GAE",
     "Estimator",
+    "EvolutionStrategy",
+    "FiniteDifference",
     "GradientEstimate",
     "PlugIn",
     "RewardToGo",
@@ -16,6 +19,7 @@ __all__ = [
     "TemporalDifference",
     "TotalReturn",
     "Trajectories",
+    "directions",
     "estimate_gradient",
     "faults",
     "rollout",

@@ -11,7 +11,9 @@ from fastpg.chain import state_transition
 from fastpg.kernels import contributions as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy
+from fastpg.sampling.coupled import coupled_moments
 from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import plan
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray, frozen
@@ -33,6 +35,7 @@ class Contributions(NamedTuple):
     `distinct` = max_t n M_2(t)^2 / M_4(t) counts each trajectory at most once, and not all of them.
     An entry that is c on a share q of the trajectories and 0 on the others has n q of both. `resolution` (S, A) is
     the size of change, in units of reward, below which an entry counts as constant, as with an exact baseline.
+    `centred` says whether the entries of a state sum to 0 in each estimate, as scores do.
     """
 
     n: int
@@ -40,6 +43,7 @@ class Contributions(NamedTuple):
     fourth: FloatArray
     distinct: FloatArray
     resolution: FloatArray
+    centred: bool = True
 
     @property
     def total(self) -> FloatArray:
@@ -56,6 +60,8 @@ def expected_contributions(
     exact moments of the returns, so that an event too rare to have been sampled still counts.
     """
     made = plan(mdp, policy, estimator, horizon)
+    if isinstance(made, PerturbedPlan):
+        return _of_returns(made, n)
     rule, table, terms, survival, decay = made.stopping, made.table, made.terms, made.survival, made.decay
     # Fourth powers of rewards overflow before rewards do; the ratio does not depend on their scale.
     scale = max(float(np.abs(x).max(initial=0.0)) for x in (terms.credit, terms.signal, terms.baseline)) or 1.0
@@ -114,6 +120,47 @@ def expected_contributions(
     return Contributions(
         n, second, fourth, distinct, frozen(made.unit * scale * (ROUNDING * np.sqrt(noise) + ROUNDING**2 * size))
     )
+
+
+def _of_returns(made: PerturbedPlan, n: int) -> Contributions:
+    """Those of an estimator that perturbs the policy.
+
+    Independent returns are taken to be those of the policy itself, which vary where those of perturbed policies do.
+    With common random numbers random directions are taken to be as a fixed one of signs, but for coordinates.
+    """
+    how, size, entries = made.perturbation, made.pairs.free.size, made.free
+    raw = coupled_moments(made, how.directions.typical(size), 4) if how.common else _raw_return_moments(made)[:, None]
+    mean, known = raw[1], raw[2]
+    second, fourth = known, raw[4]
+    if how.antithetic:
+        second = np.where(known - mean**2 > ROUNDING**2 * known, known - mean**2, 0.0)
+        fourth = np.maximum(raw[4] - 4.0 * mean * raw[3] + 6.0 * mean**2 * known - 3.0 * mean**4, second**2)
+        if not how.common:
+            second, fourth = 2.0 * second, 2.0 * fourth + 6.0 * second**2
+    out = np.zeros((2, *made.policy.probabilities.shape))
+    out[0][entries] = made.factor**2 * how.directions.second(size) * second
+    out[1][entries] = np.where(second > 0, made.factor**4 * how.directions.fourth(size) * fourth, 0.0)
+    total = frozen(_ratio(n, out[0], out[1]))
+    resolution = np.full(total.shape, made.unit * made.factor * ROUNDING * float(np.sqrt(known.max(initial=0.0))))
+    return Contributions(n, frozen(out[0]), frozen(out[1]), total, frozen(resolution), centred=False)
+
+
+def _raw_return_moments(made: PerturbedPlan) -> FloatArray:
+    """E G^j of the policy itself, j = 0..4, in units of the plan."""
+    mdp, table = made.mdp, made.table
+    discount, survival, horizon = mdp.discount, 1.0, made.horizon
+    if not isinstance(horizon, int):
+        discount, survival, horizon = 1.0, mdp.discount, MOST_STEPS
+    ratio, reward = frozen(np.ones(table.reward.size)), frozen(table.reward / made.unit)
+    h = np.zeros((5, mdp.n_states))
+    h[0] = 1.0
+    for _ in range(_steps(mdp, made.policy, mdp.start, horizon, survival)):
+        following = np.empty(h.shape)
+        kernels.return_moments(
+            table.offset, table.successor, table.probability, ratio, reward, discount, survival, frozen(h), following
+        )
+        h = following
+    return np.asarray(h @ mdp.start)
 
 
 def _ratio(n: int, second: FloatArray, fourth: FloatArray) -> FloatArray:

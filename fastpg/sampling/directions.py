@@ -34,10 +34,15 @@ class Directions(Protocol):
 
     kind: ClassVar[int]
     in_turn: ClassVar[bool]
-    kurtosis: ClassVar[float]
 
     def second(self, size: int) -> float:
         """E u_f^2 for `size` free logits."""
+
+    def fourth(self, size: int) -> float:
+        """E u_f^4."""
+
+    def typical(self, size: int) -> sparse.csr_array:
+        """A direction for all components (1, F), or one for each (F, F), that stands for the others."""
 
     def enumerate(self, size: int) -> Enumeration:
         """All directions for `size` free logits; NoExactMoments where they are too many."""
@@ -49,11 +54,18 @@ class Gaussian:
 
     kind: ClassVar[int] = NORMAL
     in_turn: ClassVar[bool] = False
-    kurtosis: ClassVar[float] = 3.0
 
     def second(self, size: int) -> float:  # noqa: ARG002
         """1."""
         return 1.0
+
+    def fourth(self, size: int) -> float:  # noqa: ARG002
+        """3."""
+        return 3.0
+
+    def typical(self, size: int) -> sparse.csr_array:
+        """Fixed signs."""
+        return _some_signs(size)
 
     def enumerate(self, size: int) -> Enumeration:  # noqa: ARG002
         """Refused."""
@@ -69,11 +81,18 @@ class Rademacher:
 
     kind: ClassVar[int] = SIGNS
     in_turn: ClassVar[bool] = False
-    kurtosis: ClassVar[float] = 1.0
 
     def second(self, size: int) -> float:  # noqa: ARG002
         """1."""
         return 1.0
+
+    def fourth(self, size: int) -> float:  # noqa: ARG002
+        """1."""
+        return 1.0
+
+    def typical(self, size: int) -> sparse.csr_array:
+        """Fixed signs."""
+        return _some_signs(size)
 
     def enumerate(self, size: int) -> Enumeration:
         """All sign vectors, of up to 16 free logits."""
@@ -92,11 +111,18 @@ class Coordinate:
 
     kind: ClassVar[int] = COORDINATE
     in_turn: ClassVar[bool] = False
-    kurtosis: ClassVar[float] = 1.0
 
     def second(self, size: int) -> float:
         """1 / F."""
         return 1.0 / max(size, 1)
+
+    def fourth(self, size: int) -> float:
+        """1 / F."""
+        return 1.0 / max(size, 1)
+
+    def typical(self, size: int) -> sparse.csr_array:
+        """Each free logit."""
+        return _units(size)
 
     def enumerate(self, size: int) -> Enumeration:
         """Each free logit, up and down."""
@@ -109,18 +135,34 @@ class EveryCoordinate:
 
     kind: ClassVar[int] = EVERY
     in_turn: ClassVar[bool] = True
-    kurtosis: ClassVar[float] = 1.0
 
     def second(self, size: int) -> float:  # noqa: ARG002
         """1, as the directions of a sample together have sum u u^T = I."""
         return 1.0
+
+    def fourth(self, size: int) -> float:  # noqa: ARG002
+        """1."""
+        return 1.0
+
+    def typical(self, size: int) -> sparse.csr_array:
+        """Each free logit."""
+        return _units(size)
 
     def enumerate(self, size: int) -> Enumeration:
         """Each free logit, up and down: one pair, counted half for either."""
         return Enumeration(np.full(2 * size, 0.5), _signed_units(size))
 
 
+def _some_signs(size: int) -> sparse.csr_array:
+    """One direction of signs that follow no pattern."""
+    return sparse.csr_array(np.random.default_rng(size).choice([-1.0, 1.0], (1, size)))
+
+
+def _units(size: int) -> sparse.csr_array:
+    """The unit vectors."""
+    return sparse.csr_array(sparse.eye_array(size, format="csr"))
+
+
 def _signed_units(size: int) -> sparse.csr_array:
     """The unit vectors, then their opposites in reverse."""
-    units = sparse.csr_array(sparse.eye_array(size, format="csr"))
-    return sparse.csr_array(sparse.vstack((units, -units[::-1]), format="csr"))
+    return sparse.csr_array(sparse.vstack((_units(size), -_units(size)[::-1]), format="csr"))

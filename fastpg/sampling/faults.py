@@ -27,7 +27,10 @@ class Fault(ABC):
     what: ClassVar[str]
 
     def __post_init__(self) -> None:
-        checked(self.estimator)
+        if not hasattr(checked(self.estimator), "terms"):
+            raise InvalidArgument(
+                f"{type(self).__name__} needs an estimator with scores, which {type(self.estimator).__name__} has not"
+            )
 
     @property
     def behaviour(self) -> Policy | None:

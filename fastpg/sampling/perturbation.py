@@ -92,7 +92,7 @@ class EvolutionStrategy:
     """
 
     scale: float = 0.1
-    directions: Directions = Gaussian()
+    directions: Directions = field(default_factory=Gaussian)
     antithetic: bool = field(default=True, kw_only=True)
     common: bool = field(default=False, kw_only=True)
 
@@ -111,7 +111,7 @@ class EvolutionStrategy:
 
 def _scale(name: str, value: float) -> float:
     """A number in (0, LARGEST]."""
-    if not 0 < real_between(name, value, 0.0, LARGEST):
+    if real_between(name, value, 0.0, LARGEST) == 0:
         raise InvalidArgument(f"{name} must be positive but is {value!r}")
     return float(value)
 
