@@ -22,11 +22,11 @@ def overlap(x, i, end, y, j, last):
 
 @kernel
 def coupled_steps(first, offset, above, below, cumulative, successor, reward, index, upper, lower, begin, step):
-    """Pair p of states is (upper[p], lower[p]), index[upper[p], lower[p]] = p, its outcomes step[begin[p]..begin[p+1]-1]
+    """Pair p of states is (upper[p], lower[p]); its outcomes are step[begin[p]..begin[p+1]-1]; index finds the pair
 
-    The first pairs (s, s) are given, the others are those they lead to. `above` and `below` are the distribution functions
-    of actions under the two policies. step[e] = (the pair that follows, -1 where both have ended; the probability; the
-    difference of the two rewards). Returns the number of pairs, or -1 where `step` is too short.
+    The first pairs (s, s) are given, the others are those they lead to. `above` and `below` are the distribution
+    functions of actions under the two policies. step[e] = (the pair that follows, -1 where both have ended; the
+    probability; the difference of the two rewards). Returns the number of pairs, or -1 where `step` is too short.
     """
     S = index.shape[0] - 1
     found, e, p = 0, 0, 0
