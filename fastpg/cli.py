@@ -116,20 +116,20 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
     plan = planned(arguments.estimators, exact)
     lines: list[documents.Line] = []
     with progress.bar(len(plan) * arguments.trajectories) as start:
-        for name, estimator, horizon in plan:
-            pace = progress.Pace(start(f"{name}, T {horizon}", len(lines) * arguments.trajectories))
+        for name, estimator, horizon, episodes in plan:
+            pace = progress.Pace(start(f"{name}, T {horizon}", len(lines) * arguments.trajectories), episodes)
             check = crosscheck(
                 asked.mdp,
                 policy,
                 estimator,
-                n=arguments.trajectories,
+                n=max(1, arguments.trajectories // episodes),
                 horizon=horizon,
                 rng=rng,
                 false_alarm=arguments.false_alarm / len(plan),
                 threads=arguments.threads,
                 progress=pace,
             )
-            lines.append(documents.Line(name, check, check.estimate.steps * pace.rate / check.estimate.n))
+            lines.append(documents.Line(name, check, check.estimate.steps * pace.rate / check.estimate.n, episodes))
     checks = holm([line.check for line in lines], arguments.false_alarm)
     lines = [line._replace(check=check) for line, check in zip(lines, checks, strict=True)]
     case = documents.Case(asked.name, arguments.policy, arguments.seed, asked.grid)
@@ -213,7 +213,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_trajectories,
         default=TRAJECTORIES,
         metavar="N",
-        help=f"trajectories for each line, such as 1e6 (default: {TRAJECTORIES:,})",
+        help="trajectories for each line, such as 1e6, shared out where a sample takes several "
+        f"(default: {TRAJECTORIES:,})",
     )
     verb.add_argument(
         "--estimators",

@@ -31,11 +31,15 @@ class Case(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of a cross-check: the estimator's name, what it gave, and steps sampled a second (nan if unknown)."""
+    """One line of a cross-check: the estimator's name, what it gave, and steps sampled a second (nan if unknown).
+
+    A sample of the estimator takes so many `episodes`.
+    """
 
     estimator: str
     check: CrossCheck
     pace: float
+    episodes: int = 1
 
 
 def as_json(document: object) -> str:

@@ -9,7 +9,18 @@ from fastpg.errors import InvalidArgument
 from fastpg.evaluation import Evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.moments import optimal_baseline
-from fastpg.sampling import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
+from fastpg.sampling import (
+    GAE,
+    Estimator,
+    EvolutionStrategy,
+    FiniteDifference,
+    PlugIn,
+    RewardToGo,
+    TemporalDifference,
+    TotalReturn,
+)
+from fastpg.sampling.directions import Coordinate
+from fastpg.sampling.plan import plan
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray
 
@@ -17,11 +28,12 @@ Exact = Evaluation | FiniteHorizonEvaluation
 
 
 class Planned(NamedTuple):
-    """An estimator to check, under its name."""
+    """An estimator to check, under its name; a sample of it takes so many `episodes`."""
 
     name: str
     estimator: Estimator
     horizon: Horizon
+    episodes: int
 
 
 def _value(exact: Exact) -> FloatArray:
@@ -33,23 +45,33 @@ def _action_value(exact: Exact) -> FloatArray:
     return np.nan_to_num(exact.action_value if exact.action_value.ndim == 2 else exact.action_value[-1])
 
 
+# The bias of a perturbation of this size is about a thousandth of the gradient.
+STEP = 0.1
+
+
 def _best(exact: Exact, horizon: Horizon) -> Estimator:
     return RewardToGo(optimal_baseline(exact, RewardToGo(), horizon=horizon))
 
 
-# Those that are unbiased for every horizon, then those that need an infinite one, or nearly.
+# Those that are unbiased for every horizon, or nearly so, then those that need an infinite one, or nearly.
 ESTIMATORS: dict[str, Callable[[Exact, Horizon], Estimator]] = {
     "TotalReturn": lambda _exact, _horizon: TotalReturn(),
     "RewardToGo": lambda _exact, _horizon: RewardToGo(),
     "RewardToGo - V": lambda exact, _: RewardToGo(_value(exact)),
     "RewardToGo - best": _best,
+    "EvolutionStrategy": lambda _exact, _horizon: EvolutionStrategy(STEP),
+    "EvolutionStrategy coordinate": lambda _exact, _horizon: EvolutionStrategy(STEP, Coordinate()),
+    "FiniteDifference": lambda _exact, _horizon: FiniteDifference(STEP),
+    "FiniteDifference common": lambda _exact, _horizon: FiniteDifference(STEP, common=True),
     "PlugIn Q": lambda exact, _: PlugIn(_action_value(exact)),
     "PlugIn Q - V": lambda exact, _: PlugIn(_action_value(exact), _value(exact)),
     "GAE 0.9": lambda exact, _: GAE(0.9, _value(exact)),
     "TD": lambda exact, _: TemporalDifference(_value(exact)),
     "TD visitation": lambda exact, _: TemporalDifference(_value(exact), along="visitation"),
 }
-UNBIASED = 4
+UNBIASED = 8
+# Those whose entries rest on a share of the trajectories each are checked where they are asked for.
+BY_NAME = ("EvolutionStrategy coordinate", "FiniteDifference", "FiniteDifference common")
 
 
 def planned(names: str | None, exact: dict[Horizon, Exact]) -> list[Planned]:
@@ -62,13 +84,19 @@ def planned(names: str | None, exact: dict[Horizon, Exact]) -> list[Planned]:
         chosen = ["TotalReturn", "RewardToGo", "RewardToGo - V"]
         lines = [(name, horizons[0]) for name in chosen] + [("RewardToGo", horizon) for horizon in horizons[1:]]
     else:
-        chosen = list(ESTIMATORS) if names == "all" else [_known(name) for name in names.split(",")]
+        every = [name for name in ESTIMATORS if name not in BY_NAME]
+        chosen = every if names == "all" else [_known(name) for name in names.split(",")]
         unbiased = list(ESTIMATORS)[:UNBIASED]
         # With a finite horizon V depends on the steps to go: what plugs it in is biased and judged by its own mean.
         lines = [(name, h) for h in horizons for name in chosen if h == "geometric" or name in unbiased]
         if not lines:
             raise InvalidArgument(f"{names} is unbiased for the infinite horizon only; use --horizon geometric")
-    return [Planned(name, ESTIMATORS[name](exact[horizon], horizon), horizon) for name, horizon in lines]
+    return [_line(name, exact[horizon], horizon) for name, horizon in lines]
+
+
+def _line(name: str, exact: Exact, horizon: Horizon) -> Planned:
+    estimator = ESTIMATORS[name](exact, horizon)
+    return Planned(name, estimator, horizon, plan(exact.mdp, exact.policy, estimator, horizon).episodes)
 
 
 def _known(name: str) -> str:

@@ -40,20 +40,22 @@ def bar(total: int) -> Iterator[Callable[[str, int], Callable[[int], object]]]:
 class Pace:
     """A progress callback that passes on what it hears and keeps the time.
 
-    The clock starts at the first call, when the compiled code is loaded and at work.
+    The clock starts at the first call, when the compiled code is loaded and at work. Each sample that is done counts
+    as so many `pieces` of work.
     """
 
-    def __init__(self, tell: Callable[[int], object]) -> None:
+    def __init__(self, tell: Callable[[int], object], pieces: int = 1) -> None:
         self._tell = tell
+        self._pieces = pieces
         self._calls: list[tuple[int, float]] = []
 
     def __call__(self, done: int) -> None:
         self._calls = [*self._calls[:1], (done, perf_counter())]
-        self._tell(done)
+        self._tell(done * self._pieces)
 
     @property
     def rate(self) -> float:
-        """Trajectories a second; nan where the callback was called but once."""
+        """Samples a second; nan where the callback was called but once."""
         if len(self._calls) < 2:
             return math.nan
         (before, start), (done, end) = self._calls

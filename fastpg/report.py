@@ -214,7 +214,7 @@ def _conclusion(lines: Sequence[Line]) -> list[str]:
         return [*out, f"Sampled and exact gradients agree on {every}."]
     if "disagrees" in failed:
         return [*out, f"Sampled and exact gradients disagree on {failed.count('disagrees')} of {len(lines)} lines."]
-    needed = max(line.check.trajectories_needed for line in lines if line.check.verdict == "undecided")
+    needed = max(line.episodes * line.check.trajectories_needed for line in lines if line.check.verdict == "undecided")
     return [*out, f"No entry could be judged on {len(failed)} of {len(lines)} lines: try -n {needed:.1g}."]
 
 

@@ -101,8 +101,9 @@ class Rademacher:
                 f"exact moments take all 2^{size} sign vectors of {size} free logits but at most 2^{MOST_SIGNS} are "
                 f"enumerated; use directions.Coordinate()"
             )
-        bits = np.arange(2**size)[:, None] >> np.arange(size) & 1
-        return Enumeration(np.full(2**size, 0.5**size), sparse.csr_array(2.0 * bits - 1.0))
+        count = 2**size if size else 0
+        bits = np.arange(count)[:, None] >> np.arange(size) & 1
+        return Enumeration(np.full(count, 0.5**size), sparse.csr_array(2.0 * bits - 1.0))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fastpg.errors import InvalidArgument
 from fastpg.model import MDP
 from fastpg.policy import Policy
+from fastpg.sampling.perturbation import Perturbing
 from fastpg.sampling.tables import OutcomeTable
 from fastpg.validation import FloatArray, float_array, frozen, real_between, require_finite
 
@@ -40,7 +41,7 @@ class Terms(NamedTuple):
     last: FloatArray | None = None
 
 
-class Estimator(Protocol):
+class Scoring(Protocol):
     """Anything that turns a model and its table of outcomes into `Terms`.
 
     The sampled policy is its attribute `behaviour`, where it has one that is not None. Where its attribute `along` is
@@ -49,6 +50,10 @@ class Estimator(Protocol):
 
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """The weights of this estimator on `mdp`."""
+
+
+# What weighs the scores of the steps of a trajectory, or perturbs the policy and compares returns.
+Estimator = Scoring | Perturbing
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,10 +243,17 @@ def action_table(name: str, value: npt.ArrayLike, mdp: MDP) -> FloatArray:
 
 
 def checked(estimator: object) -> Estimator:
-    """`estimator`, if it is an object with `terms`, or a `perturbation`, and not a class."""
+    """`estimator`, if it is an object with `terms` or a `perturbation`, and not a class."""
     if isinstance(estimator, type) or not (hasattr(estimator, "terms") or hasattr(estimator, "perturbation")):
         raise InvalidArgument(f"estimator must be an object such as RewardToGo() but is {estimator!r}")
     return cast("Estimator", estimator)
+
+
+def scoring(name: str, estimator: object) -> Scoring:
+    """`estimator`, if it weighs scores, as what is called `name` needs."""
+    if not hasattr(checked(estimator), "terms"):
+        raise InvalidArgument(f"{name} needs an estimator that weighs scores but {type(estimator).__name__} does not")
+    return cast("Scoring", estimator)
 
 
 def behaviour_of(estimator: Estimator) -> Policy | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fastpg.errors import InvalidArgument
 from fastpg.model import MDP
 from fastpg.policy import Policy
-from fastpg.sampling.estimators import Estimator, Terms, action_table, along_of, behaviour_of, checked, origin
+from fastpg.sampling.estimators import Estimator, Terms, action_table, along_of, behaviour_of, origin, scoring
 from fastpg.sampling.tables import OutcomeTable
 from fastpg.validation import frozen
 
@@ -27,10 +27,7 @@ class Fault(ABC):
     what: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if not hasattr(checked(self.estimator), "terms"):
-            raise InvalidArgument(
-                f"{type(self).__name__} needs an estimator with scores, which {type(self.estimator).__name__} has not"
-            )
+        scoring(type(self).__name__, self.estimator)
 
     @property
     def behaviour(self) -> Policy | None:
@@ -44,7 +41,7 @@ class Fault(ABC):
 
     def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Those of the estimator, with the fault."""
-        terms = self.estimator.terms(mdp, table)
+        terms = scoring(type(self).__name__, self.estimator).terms(mdp, table)
         return self.spoilt(terms, mdp, table)
 
     @abstractmethod

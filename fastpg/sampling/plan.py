@@ -12,7 +12,7 @@ from fastpg.kernels import estimates as kernels
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
-from fastpg.sampling.estimators import Estimator, Terms, along_of, behaviour_of, checked, origin
+from fastpg.sampling.estimators import Estimator, Terms, along_of, behaviour_of, checked, origin, scoring
 from fastpg.sampling.parallel import StopFlag
 from fastpg.sampling.perturbation import PerturbedPlan, perturbed_plan, perturbing
 from fastpg.sampling.tables import (
@@ -54,6 +54,11 @@ class Plan:
     terms: Terms
     unit: float
     horizon: Horizon | None
+
+    @property
+    def episodes(self) -> int:
+        """How many a sample of the gradient takes."""
+        return 1
 
     @property
     def geometric(self) -> bool:
@@ -151,7 +156,7 @@ def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None
     else:
         horizon = _checked_horizon(horizon)
     table = outcome_table(mdp, sampled, start)
-    terms = estimator.terms(mdp, table)
+    terms = scoring(name, estimator).terms(mdp, table)
     if scale != 1:
         terms = terms._replace(signal=frozen(scale * terms.signal), baseline=frozen(scale * terms.baseline))
     unit, terms = _in_units(terms)
