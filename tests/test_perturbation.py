@@ -1,5 +1,6 @@
 """Estimators that perturb the logits: exact moments against all trajectories and directions, samples against both."""
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from itertools import product
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from fastpg import (
     MDP,
@@ -24,8 +26,10 @@ from fastpg import (
     estimator_moments,
     evaluate,
     problems,
+    return_variance,
     samples_needed,
 )
+from fastpg.kernels.perturbation import direction
 from fastpg.sampling.contributions import expected_contributions
 from fastpg.sampling.coupled import coupled_moments
 from fastpg.sampling.faults import MissingDiscount
@@ -38,6 +42,7 @@ from fastpg.testing.strategies import mdps, softmax_policies
 MODULE = sys.modules["fastpg.crosscheck"]
 # The probability that the tests below fail by chance, each for a seed that was fixed before it was run.
 ALPHA = 1e-6
+RUNS = 1000 if os.environ.get("FASTPG_HEAVY") == "1" else 50
 
 
 def free_logits(mdp, policy):
@@ -232,8 +237,6 @@ def test_the_bias_of_a_central_difference_has_a_closed_form():
 
 
 def test_many_states_agree_with_an_evaluation_of_every_perturbed_policy():
-    from fastpg import return_variance
-
     mdp = problems.frozen_lake("4x4", discount=0.95)
     policy = SoftmaxPolicy.random(mdp, rng=1)
     for horizon in (None, 15):
@@ -304,10 +307,10 @@ def test_samples_agree_with_the_exact_mean_and_covariance(kind, horizon):
     assert check.agrees, str(check)
     assert check.judged.sum() == 5
     assert check.covariance is not None
-    # A sampled variance of n has a standard deviation of sqrt((kurtosis - 1) / n) of itself.
+    # A variance from 4096 sums of n / 4096 has a standard deviation of sqrt(2 / 4095 + excess kurtosis / n) of itself.
     ratio = n * check.estimate.standard_error**2 / np.where(check.judged, check.moments.variance, 1.0)
-    kurtosis = n / check.estimate.contributions[check.judged] + 3
-    assert (np.abs(ratio[check.judged] - 1) < 5 * np.sqrt(kurtosis / n)).all()
+    deviation = np.sqrt(2 / 4095 + 1 / check.estimate.contributions[check.judged])
+    assert (np.abs(ratio[check.judged] - 1) < 5 * deviation).all()
 
 
 @pytest.mark.parametrize("horizon", [10, "geometric"])
@@ -388,8 +391,6 @@ def test_mutants_of_the_sampler_are_found(monkeypatch):
 
 def test_the_laws_of_directions():
     # Fifteen statistics of a fixed seed, each within 5 standard deviations: 1e-5 altogether.
-    from fastpg.kernels.perturbation import direction
-
     n, F = 20_000, 5
     for law in (directions.Gaussian(), directions.Rademacher(), directions.Coordinate()):
         key, u = np.array([1, 2], np.uint64), np.zeros((n, F))
@@ -412,20 +413,19 @@ def test_the_laws_of_directions():
 
 
 def test_contributions_are_those_of_the_samples():
-    n = 100_000
-    for kind in ("difference", "common difference", "coordinate", "common coordinate", "one-sided coordinate"):
+    n = 200_000
+    for kind, least in (("difference", 2000), ("common difference", 40), ("coordinate", 100)):
         x = KINDS[kind](0.1)
         expected = expected_contributions(GOOD, BETTER, x, n=n, horizon=20)
         sampled = estimate_gradient(GOOD, BETTER, x, n=n, horizon=20, rng=5)
         assert not expected.centred
         assert ((expected.total > 0) == (sampled.standard_error > 0))[expected.distinct > 50].all()
-        common = (expected.total > 2000) & (sampled.contributions > 0)
+        common = (expected.total > least) & (sampled.contributions > 0)
         assert common.sum() > 20
-        # Kurtoses are near 1 / share of samples that count, and as well known.
-        np.testing.assert_allclose(sampled.contributions[common], expected.total[common], rtol=0.4)
-        variance = n * sampled.standard_error**2
-        made = plan(GOOD, BETTER, x, 20)
-        np.testing.assert_allclose(variance[common], made.unit**2 * expected.second[common], rtol=0.4)
+        # A single kurtosis is known to some tens per cent, the median of these to a tenth; the step has its share.
+        assert np.median(sampled.contributions[common] / expected.total[common]) == pytest.approx(1, abs=0.3)
+        variance = n * sampled.standard_error**2 / plan(GOOD, BETTER, x, 20).unit ** 2
+        assert np.median(variance[common] / expected.second[common]) == pytest.approx(1, abs=0.1)
 
 
 def test_sample_sizes_count_samples_of_all_logits():
@@ -482,14 +482,12 @@ def test_where_all_has_ended_or_there_is_one_action_nothing_varies():
 
 
 def test_p_values_are_uniform():
-    from scipy import stats
-
     mdp = problems.two_state()
     policy = SoftmaxPolicy.random(mdp, rng=1)
     for kind in ("difference", "common difference", "signs", "coordinate"):
         options = {"n": 4000, "horizon": 8, "against": "mean"}
-        p = [crosscheck(mdp, policy, KINDS[kind](0.3), rng=seed, **options).p_value for seed in range(100)]
-        # Raised a little for what skewness may do, so that they are not quite uniform.
+        p = [crosscheck(mdp, policy, KINDS[kind](0.3), rng=seed, **options).p_value for seed in range(RUNS)]
+        # They are raised a little for what skewness may do.
         assert stats.kstest(p, "uniform").pvalue > ALPHA
 
 
