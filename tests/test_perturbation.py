@@ -452,7 +452,7 @@ def test_what_makes_no_sense_is_told():
         (lambda: FiniteDifference(0.0), "step must be positive but is 0.0"),
         (lambda: FiniteDifference(51.0), r"step must be a number in \[0, 50\] but is 51.0"),
         (lambda: EvolutionStrategy(-1.0), "scale must be a number"),
-        (lambda: EvolutionStrategy(0.1, directions.Gaussian), "directions must be an object such as Gaussian"),
+        (lambda: EvolutionStrategy(0.1, directions.Gaussian), "directions must be random ones such as Gaussian"),
         (lambda: EvolutionStrategy(antithetic=False, common=True), "common random numbers need pairs"),
         (lambda: MissingDiscount(FiniteDifference()), "MissingDiscount needs an estimator that weighs scores"),
         (lambda: crosscheck(GOOD, BETTER, FiniteDifference, n=9, horizon=2, rng=0), "must be an object such as"),

@@ -160,8 +160,9 @@ def perturbed_sums(
                     return steps
                 begin, end = direction(kind, turn, key, i, u)
                 for f in range(begin, end):
-                    up[free[f]] = probability[free[f]] * np.exp(step * u[f])
-                    down[free[f]] = probability[free[f]] * np.exp(-step * u[f])
+                    tilt = np.exp(step * u[f])
+                    up[free[f]] = probability[free[f]] * tilt
+                    down[free[f]] = probability[free[f]] / tilt
                 gain, taken = episode(key, i, 1 + 2 * turn, up, process, stop)
                 steps += taken
                 if antithetic:

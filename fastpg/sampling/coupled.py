@@ -31,6 +31,14 @@ class CoupledChain(NamedTuple):
     reward: FloatArray
     start: FloatArray
 
+    @classmethod
+    def of(cls, steps: FloatArray, begin: npt.NDArray[np.int64], start: FloatArray) -> "CoupledChain":
+        """From what `coupled_steps` leaves, the first pairs having the probabilities `start`."""
+        pairs = begin.size - 1
+        law = np.append(start, np.zeros(pairs - start.size))
+        pair = np.repeat(np.arange(pairs), np.diff(begin))
+        return cls(pair, steps[:, 0].astype(np.int64), steps[:, 1], steps[:, 2], law)
+
     def total(self, x: FloatArray) -> FloatArray:
         """sum over the outcomes of each pair of probability x."""
         return np.asarray(np.bincount(self.pair, self.probability * x, minlength=self.start.size), np.float64)
@@ -56,13 +64,13 @@ def coupled_moments(plan: PerturbedPlan, directions: sparse.csr_array, order: in
 
 def coupled_chain(plan: PerturbedPlan, u: FloatArray, most: int = MOST_OUTCOMES) -> CoupledChain:
     """That of the two policies at theta + scale u and theta - scale u."""
-    p, S = plan.pairs, plan.mdp.n_states
+    p = plan.pairs
     step = plan.perturbation.scale * u
     above, below = (_distributions(plan, sign * step) for sign in (1.0, -1.0))
     begins = np.flatnonzero((plan.mdp.start > 0) & ~plan.mdp.terminal)
     reward = frozen(plan.table.reward / plan.unit)
-    size = 2**12
-    while True:
+    size, S = 2**12, plan.mdp.n_states
+    while size <= max(most, 2**12) and S * S <= MOST_OUTCOMES:
         index = np.full((S + 1, S + 1), -1)
         index[begins, begins] = np.arange(begins.size)
         upper, lower, begin = np.empty((3, index.size + 1), np.int64)
@@ -71,18 +79,12 @@ def coupled_chain(plan: PerturbedPlan, u: FloatArray, most: int = MOST_OUTCOMES)
         tables = (p.first, p.offset, above, below, p.cumulative, plan.table.successor, reward)
         found = coupled_steps(*tables, index, upper, lower, begin, steps)
         if found >= 0:
-            break
+            return CoupledChain.of(steps[: begin[found]], begin[: found + 1], plan.mdp.start[begins])
         size *= 2
-        if size > most:
-            raise NoExactMoments(
-                f"{plan.name} with common random numbers has no exact covariance on {S} states, whose pairs have more "
-                f"than {most} outcomes for each perturbation; use common=False or a smaller model"
-            )
-    steps = steps[: begin[found]]
-    start = np.zeros(found)
-    start[: begins.size] = plan.mdp.start[begins]
-    pair = np.repeat(np.arange(found), np.diff(begin[: found + 1]))
-    return CoupledChain(pair, steps[:, 0].astype(np.int64), steps[:, 1], steps[:, 2], start)
+    raise NoExactMoments(
+        f"{plan.name} with common random numbers has no exact covariance on {S} states, whose pairs have more than "
+        f"{most} outcomes for each perturbation; use common=False or a smaller model"
+    )
 
 
 def _distributions(plan: PerturbedPlan, step: FloatArray) -> FloatArray:

@@ -4,8 +4,9 @@ Directions have one component for each free logit: one of an action that is take
 another such action. The laws are symmetric: a direction and its opposite are equally likely.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -14,7 +15,7 @@ from fastpg.errors import NoExactMoments
 from fastpg.kernels.perturbation import COORDINATE, EVERY, NORMAL, SIGNS
 from fastpg.validation import FloatArray
 
-# Laws of up to 2^MOST_SIGNS directions are enumerated.
+# Laws of up to 2^MOST_SIGNS sign vectors are enumerated.
 MOST_SIGNS = 16
 
 
@@ -25,47 +26,42 @@ class Enumeration(NamedTuple):
     direction: sparse.csr_array
 
 
-class Directions(Protocol):
+@dataclass(frozen=True)
+class Directions(ABC):
     """A law of directions u with E u u^T = `second(F)` I.
 
-    `kind` is its number in `fastpg.kernels.perturbation`; where it is `in_turn` a sample takes F directions, each for
-    certain, else one at random.
+    `kind` is its number in `fastpg.kernels.perturbation`. A sample takes one of them at random or, where the law is
+    `in_turn`, F of them for certain.
     """
 
     kind: ClassVar[int]
-    in_turn: ClassVar[bool]
+    in_turn: ClassVar[bool] = False
 
-    def second(self, size: int) -> float:
+    def second(self, size: int) -> float:  # noqa: ARG002
         """E u_f^2 for `size` free logits."""
+        return 1.0
 
-    def fourth(self, size: int) -> float:
+    def fourth(self, size: int) -> float:  # noqa: ARG002
         """E u_f^4."""
+        return 1.0
 
     def typical(self, size: int) -> sparse.csr_array:
         """A direction for all components (1, F), or one for each (F, F), that stands for the others."""
+        return sparse.csr_array(np.random.default_rng(size).choice([-1.0, 1.0], (1, size)))
 
+    @abstractmethod
     def enumerate(self, size: int) -> Enumeration:
         """All directions for `size` free logits; NoExactMoments where they are too many."""
 
 
-@dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Directions):
     """Independent standard normal components: infinitely many directions, so that moments are not enumerated."""
 
-    kind: ClassVar[int] = NORMAL
-    in_turn: ClassVar[bool] = False
-
-    def second(self, size: int) -> float:  # noqa: ARG002
-        """1."""
-        return 1.0
+    kind = NORMAL
 
     def fourth(self, size: int) -> float:  # noqa: ARG002
         """3."""
         return 3.0
-
-    def typical(self, size: int) -> sparse.csr_array:
-        """Fixed signs."""
-        return _some_signs(size)
 
     def enumerate(self, size: int) -> Enumeration:  # noqa: ARG002
         """Refused."""
@@ -75,24 +71,10 @@ class Gaussian:
         )
 
 
-@dataclass(frozen=True)
-class Rademacher:
+class Rademacher(Directions):
     """Independent signs, +1 or -1: the simultaneous perturbation of Spall (1992)."""
 
-    kind: ClassVar[int] = SIGNS
-    in_turn: ClassVar[bool] = False
-
-    def second(self, size: int) -> float:  # noqa: ARG002
-        """1."""
-        return 1.0
-
-    def fourth(self, size: int) -> float:  # noqa: ARG002
-        """1."""
-        return 1.0
-
-    def typical(self, size: int) -> sparse.csr_array:
-        """Fixed signs."""
-        return _some_signs(size)
+    kind = SIGNS
 
     def enumerate(self, size: int) -> Enumeration:
         """All sign vectors, of up to 16 free logits."""
@@ -106,12 +88,10 @@ class Rademacher:
         return Enumeration(np.full(count, 0.5**size), sparse.csr_array(2.0 * bits - 1.0))
 
 
-@dataclass(frozen=True)
-class Coordinate:
+class Coordinate(Directions):
     """One free logit at random, up or down."""
 
-    kind: ClassVar[int] = COORDINATE
-    in_turn: ClassVar[bool] = False
+    kind = COORDINATE
 
     def second(self, size: int) -> float:
         """1 / F."""
@@ -122,48 +102,26 @@ class Coordinate:
         return 1.0 / max(size, 1)
 
     def typical(self, size: int) -> sparse.csr_array:
-        """Each free logit."""
-        return _units(size)
+        """Each free logit, up."""
+        return sparse.csr_array(sparse.eye_array(size, format="csr"))
 
     def enumerate(self, size: int) -> Enumeration:
         """Each free logit, up and down."""
-        return Enumeration(np.full(2 * size, 0.5 / max(size, 1)), _signed_units(size))
+        units = self.typical(size)
+        both = sparse.csr_array(sparse.vstack((units, -units[::-1]), format="csr"))
+        return Enumeration(np.full(2 * size, self.second(size) / 2), both)
 
 
-@dataclass(frozen=True)
-class EveryCoordinate:
-    """Each free logit in turn, so that a sample takes as many directions as there are."""
+class EveryCoordinate(Coordinate):
+    """Each free logit in turn, all of them in a sample, so that together sum u u^T = I."""
 
-    kind: ClassVar[int] = EVERY
-    in_turn: ClassVar[bool] = True
+    kind = EVERY
+    in_turn = True
 
     def second(self, size: int) -> float:  # noqa: ARG002
-        """1, as the directions of a sample together have sum u u^T = I."""
+        """1."""
         return 1.0
 
     def fourth(self, size: int) -> float:  # noqa: ARG002
         """1."""
         return 1.0
-
-    def typical(self, size: int) -> sparse.csr_array:
-        """Each free logit."""
-        return _units(size)
-
-    def enumerate(self, size: int) -> Enumeration:
-        """Each free logit, up and down: one pair, counted half for either."""
-        return Enumeration(np.full(2 * size, 0.5), _signed_units(size))
-
-
-def _some_signs(size: int) -> sparse.csr_array:
-    """One direction of signs that follow no pattern."""
-    return sparse.csr_array(np.random.default_rng(size).choice([-1.0, 1.0], (1, size)))
-
-
-def _units(size: int) -> sparse.csr_array:
-    """The unit vectors."""
-    return sparse.csr_array(sparse.eye_array(size, format="csr"))
-
-
-def _signed_units(size: int) -> sparse.csr_array:
-    """The unit vectors, then their opposites in reverse."""
-    return sparse.csr_array(sparse.vstack((_units(size), -_units(size)[::-1]), format="csr"))

@@ -81,7 +81,8 @@ def estimate_gradient(
     bytes a step of a trajectory of more than a million. `progress` is called with the trajectories done so far.
     With `keep_partial` an interrupt (Ctrl-C) ends it early: what is returned is the estimate from the first
     trajectories, as many as were done, and says how many in `n`.
-    `pooling` says which entries `blocks` keeps, and which of them together; all when left out.
+    `pooling` says which entries `blocks` keeps, and which of them together; all when left out. What perturbs the policy
+    takes several episodes for a sample, which stands for a trajectory here, and 24 bytes an outcome.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, problems
     >>> mdp = problems.bandit([1.0, 0.0])

@@ -66,6 +66,13 @@ class FiniteDifference:
 
     Covariances are diagonal, (Var G+ + Var G-) / (4 step^2). `common` random numbers make the two episodes of a pair
     alike as long as they can be.
+
+    >>> from fastpg import SoftmaxPolicy, estimator_moments, evaluate, problems
+    >>> mdp = problems.bandit([1.0, 0.0])
+    >>> moments = estimator_moments(evaluate(mdp, SoftmaxPolicy.uniform(mdp)), FiniteDifference(0.1))
+    >>> moments.gradient[0], moments.mean[0].round(6)
+    (array([ 0.25, -0.25]), array([ 0.249792, -0.249792]))
+
     Source: Glasserman & Yao (1992) for common random numbers.
     """
 
@@ -88,7 +95,14 @@ class EvolutionStrategy:
     of the law `directions`: `Gaussian()`, `Rademacher()` (simultaneous perturbation) or `Coordinate()`. Without
     `antithetic` X = G(theta + scale u) u / (scale E u_f^2) from one episode. The mean is the gradient of a smoothed
     return, and differs from that of the return itself by O(scale^2).
-    Source: Spall (1992), eq. 2.2; Salimans et al. (2017), Algorithm 1.
+
+    >>> from fastpg import SoftmaxPolicy, directions, estimator_moments, evaluate, problems
+    >>> mdp = problems.bandit([1.0, 0.0])
+    >>> ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp))
+    >>> estimator_moments(ev, EvolutionStrategy(0.1, directions.Rademacher())).mean[0].round(6)
+    array([ 0.24917, -0.24917])
+
+    Source: Spall (1992) for signs; Salimans et al. (2017), Algorithm 1.
     """
 
     scale: float = 0.1
@@ -98,8 +112,8 @@ class EvolutionStrategy:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", _scale("scale", self.scale))
-        if isinstance(self.directions, type) or not hasattr(self.directions, "kind"):
-            raise InvalidArgument(f"directions must be an object such as Gaussian() but is {self.directions!r}")
+        if not isinstance(self.directions, Directions) or self.directions.in_turn:
+            raise InvalidArgument(f"directions must be random ones such as Gaussian() but is {self.directions!r}")
         if self.common and not self.antithetic:
             raise InvalidArgument("common random numbers need pairs of episodes but antithetic is False")
 
