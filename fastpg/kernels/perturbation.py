@@ -137,19 +137,18 @@ def episode(key, sample, number, weight, process, stop):
 
 @kernel
 def perturbed_sums(
-    key, edges, process, kind, free, state, action, step, factor, antithetic, common, pool, share, stop, power_sums,
-    blocks,
+    key, edges, process, kind, free, state, action, touched, step, factor, antithetic, common, pool, share, stop,
+    power_sums, blocks,
 ):  # fmt: skip
     """Sums over blocks of samples of X = factor sum_u (G(theta + step u) - G(theta - step u)) u; see `add_block`.
 
     Block b holds the samples edges[b] .. edges[b+1]-1. Component f of a direction u belongs to pair free[f], which is
-    (state[f], action[f]). Without `antithetic` X = factor G(theta + step u) u; where `common` the episodes of a
-    pair have the same random words. Returns the number of steps.
+    (state[f], action[f]); `touched` lists the states. Without `antithetic` X = factor G(theta + step u) u; where
+    `common` the episodes of a pair have the same random words. Returns the number of steps.
     """
     probability = process[4]
     size = free.shape[0]
     X, centre = np.zeros(pool.shape), np.zeros(pool.shape)
-    touched = np.unique(state)
     u, up, down = np.zeros(size), probability.copy(), probability.copy()
     turns = size if kind == EVERY else min(size, 1)
     steps = 0

@@ -18,8 +18,9 @@ from fastpg.kernels.perturbation import distribution_functions
 from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.validation import FloatArray, frozen
 
-# Outcomes of all coupled chains together: about a minute.
-MOST_OUTCOMES = 4_000_000
+# Outcomes of one coupled chain, or pairs of its states, and outcomes of all chains together: about a minute.
+MOST = 4_000_000
+MOST_TOGETHER = 20_000_000
 
 
 class CoupledChain(NamedTuple):
@@ -57,12 +58,12 @@ def coupled_moments(plan: PerturbedPlan, directions: sparse.csr_array, order: in
     """
     count, out = directions.shape[0], np.empty((order + 1, directions.shape[0]))
     for n in range(count):
-        chain = coupled_chain(plan, directions[[n]].toarray()[0], MOST_OUTCOMES // count)
+        chain = coupled_chain(plan, directions[[n]].toarray()[0], min(MOST, MOST_TOGETHER // count))
         out[:, n] = _moments(plan, chain, order)
     return out
 
 
-def coupled_chain(plan: PerturbedPlan, u: FloatArray, most: int = MOST_OUTCOMES) -> CoupledChain:
+def coupled_chain(plan: PerturbedPlan, u: FloatArray, most: int = MOST) -> CoupledChain:
     """That of the two policies at theta + scale u and theta - scale u."""
     p = plan.pairs
     step = plan.perturbation.scale * u
@@ -70,7 +71,7 @@ def coupled_chain(plan: PerturbedPlan, u: FloatArray, most: int = MOST_OUTCOMES)
     begins = np.flatnonzero((plan.mdp.start > 0) & ~plan.mdp.terminal)
     reward = frozen(plan.table.reward / plan.unit)
     size, S = 2**12, plan.mdp.n_states
-    while size <= max(most, 2**12) and S * S <= MOST_OUTCOMES:
+    while size <= max(most, 2**12) and S * S <= MOST:
         index = np.full((S + 1, S + 1), -1)
         index[begins, begins] = np.arange(begins.size)
         upper, lower, begin = np.empty((3, index.size + 1), np.int64)

@@ -187,13 +187,14 @@ class PerturbedPlan:
         reward = frozen(self.table.reward / self.unit)
         law = (p.first, p.probability, p.offset, p.cumulative, self.table.successor, reward)
         process = (rule.horizon, rule.powers, discounts, *law)
-        how, free, factor = self.perturbation, tuple(map(frozen, self.free)), self.factor
+        how, factor, (state, action) = self.perturbation, self.factor, map(frozen, self.free)
+        entries = (p.free, state, action, frozen(np.unique(state)))
 
         def add(edges: IntArray, stop: StopFlag, sums: FloatArray, blocks: FloatArray) -> int:
             return int(
                 kernels.perturbed_sums(
-                    key, edges, process, how.directions.kind, p.free, *free, how.scale, factor, how.antithetic,
-                    how.common, pool, weight, stop, sums, blocks,
+                    key, edges, process, how.directions.kind, *entries, how.scale, factor, how.antithetic, how.common,
+                    pool, weight, stop, sums, blocks,
                 )
             )  # fmt: skip
 
