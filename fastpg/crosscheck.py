@@ -184,7 +184,8 @@ def crosscheck(
     that the skewness of a mean of N contributions can make of the tail. Where C is too large (see `AFFORDABLE`)
     Hotelling's T^2 on a sampled one takes its place, and where entries share pools the largest |z| is tested as well,
     combined as if independent (Sidak). The false-alarm rate is approximate: on a few problems it was measured and was
-    not above what is stated (tests/test_calibration.py).
+    not above what is stated (tests/test_calibration.py). The gradient is held against an estimator that has no exact
+    moments (see `NoExactMoments`) with sampled ones.
 
     `until_decided` looks at n/64, n/16, n/4 and n trajectories, each at a quarter of `false_alarm`, and stops at a
     disagreement or once every bias of that share of the gradient's length would be found.

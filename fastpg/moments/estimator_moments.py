@@ -181,7 +181,8 @@ def estimator_moments(
     evaluation, so that it includes what a shorter horizon cuts off.
 
     Raises InfiniteVariance where second moments are infinite; with `allow_infinite` mean and bias are returned all the
-    same and `trace` is inf.
+    same and `trace` is inf. NoExactMoments is raised where an estimator that perturbs the policy has none, or only at
+    too high a price; one trajectory stands for one sample of it, which may take several episodes.
 
     With z_t the score of step t, H_t = ratio_t (c_t + k H_{t+1}), X_t = ratio_t (z_t (e_t + k H_{t+1}) + g X_{t+1}),
     E X X^T solves the same linear recursion as E X under the law weighted by ratio^2. Time O(S^3 + S^2 A^2) for

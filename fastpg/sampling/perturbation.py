@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.certificate.equations import power_of_two
@@ -20,6 +21,10 @@ from fastpg.sampling.directions import Directions, EveryCoordinate, Gaussian
 from fastpg.sampling.parallel import StopFlag
 from fastpg.sampling.tables import Horizon, IntArray, OutcomeTable, discount_powers, outcome_table, stopping
 from fastpg.validation import FloatArray, frozen, real_between
+
+Key = npt.NDArray[np.uint64]
+# Adds the samples edges[b] .. edges[b+1]-1 to power sums and to row b of blocks, and returns the steps it took.
+Sampler = Callable[[IntArray, StopFlag, FloatArray, FloatArray], int]
 
 # exp(scale u) of any direction u is far from overflow.
 LARGEST = 50.0
@@ -175,10 +180,8 @@ class PerturbedPlan:
         turns = self.pairs.free.size if self.perturbation.directions.in_turn else 1
         return max(1, turns * (2 if self.perturbation.antithetic else 1))
 
-    def sampler(
-        self, key: "np.ndarray[tuple[int], np.dtype[np.uint64]]", pool: IntArray, weight: FloatArray
-    ) -> Callable[[IntArray, StopFlag, FloatArray, FloatArray], int]:
-        """A function that adds the samples edges[b] .. edges[b+1]-1 to power sums and to row b of blocks."""
+    def sampler(self, key: Key, pool: IntArray, weight: FloatArray) -> Sampler:
+        """Of samples that are pooled so."""
         if self.horizon is None:
             raise InvalidArgument("horizon must be a positive number of steps or 'geometric' but is None")
         rule, p = stopping(self.mdp, self.policy, self.horizon), self.pairs

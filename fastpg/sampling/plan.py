@@ -1,6 +1,5 @@
 """What is sampled and what each step is worth: a model, a policy, an estimator and a horizon put together."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.sampling.estimators import Estimator, Terms, along_of, behaviour_of, checked, origin, scoring
 from fastpg.sampling.parallel import StopFlag
-from fastpg.sampling.perturbation import PerturbedPlan, perturbed_plan, perturbing
+from fastpg.sampling.perturbation import Key, PerturbedPlan, Sampler, perturbed_plan, perturbing
 from fastpg.sampling.tables import (
     Horizon,
     IntArray,
@@ -116,10 +115,8 @@ class Plan:
         ratio = self.policy.probabilities[state, action] / self.sampled.probabilities[state, action]
         return np.asarray(ratio**self.terms.ratio_power)
 
-    def sampler(
-        self, key: "np.ndarray[tuple[int], np.dtype[np.uint64]]", pool: IntArray, weight: FloatArray
-    ) -> Callable[[IntArray, StopFlag, FloatArray, FloatArray], int]:
-        """A function that adds the trajectories edges[b] .. edges[b+1]-1 to power sums and to row b of blocks."""
+    def sampler(self, key: Key, pool: IntArray, weight: FloatArray) -> Sampler:
+        """Of trajectories that are pooled so."""
         rule, terms, pi = self.stopping, self.terms, self.policy.probabilities
         law = rule.law(self.table)
         by_slot, worths = self.table.indexed(self.mdp, terms.credit, terms.signal, self.ratios)
