@@ -141,7 +141,7 @@ def hotelling(estimate: GradientEstimate, exact: FloatArray, judged: BoolArray, 
     return Joint(
         rank,
         _raised_p(p_value, fewest),
-        float(np.sqrt(_noncentrality(rank, below, critical) * largest)) if found else float("inf"),
+        unit * float(np.sqrt(_noncentrality(rank, below, critical) * largest)) if found else float("inf"),
     )
 
 

@@ -176,6 +176,20 @@ def test_what_makes_no_sense_is_told():
         estimator_moments(evaluate(wide, SoftmaxPolicy.uniform(wide)), FiniteDifference(common=True)).trace  # noqa: B018
 
 
+def test_what_is_never_done_may_have_no_value():
+    # At discount 1 the third action would lead to a state that is never left.
+    P = np.zeros((3, 3, 3))
+    P[0, :2, 2] = P[0, 2, 1] = P[1, :, 1] = 1.0
+    mdp = MDP(P, [[1.0, 0.5, 7.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], 1.0, start=0, terminal=[False, False, True])
+    policy = SoftmaxPolicy([[0.2, 0.1, -np.inf], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    for kind in PERTURBATIONS.values():
+        for horizon in (None, "geometric"):
+            endless = estimator_moments(evaluate(mdp, policy), kind(0.3), horizon=horizon)
+            step = estimator_moments(evaluate(mdp, policy, horizon=1), kind(0.3))
+            np.testing.assert_allclose(endless.mean, step.mean, rtol=0, atol=1e-15)
+            np.testing.assert_allclose(endless.variance, step.variance, rtol=1e-13)
+
+
 def test_where_all_has_ended_or_there_is_one_action_nothing_varies():
     for mdp in (MDP([[[1.0]]], [0.0], 0.9, start=0, terminal=[True]), problems.bandit([1.0])):
         policy = SoftmaxPolicy.uniform(mdp)

@@ -104,6 +104,18 @@ def test_gaussian_directions_are_held_against_the_gradient_with_sampled_errors(h
         crosscheck(GOOD, BETTER, x, n=100, horizon=horizon, rng=2, against="mean")
 
 
+def test_sampled_errors_detect_about_what_exact_ones_do():
+    # Signs have the same law as Gaussian directions to the order of the scale, and exact moments.
+    mdp = problems.two_state()
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    options = {"n": 20_000, "horizon": 10, "rng": 0, "false_alarm": ALPHA}
+    gaussian, signs = (
+        crosscheck(mdp, policy, EvolutionStrategy(0.05, law), **options).detectable_bias
+        for law in (directions.Gaussian(), directions.Rademacher())
+    )
+    assert gaussian == pytest.approx(signs, rel=0.3)
+
+
 @dataclass(frozen=True)
 class Doubled:
     """A central difference that forgets the 2 of its denominator."""
@@ -226,7 +238,7 @@ def test_sample_sizes_count_samples_of_all_logits():
 def test_p_values_are_uniform():
     mdp = problems.two_state()
     policy = SoftmaxPolicy.random(mdp, rng=1)
-    for kind in ("difference", "common difference", "signs", "coordinate"):
+    for kind in ("difference", "common difference", "one-sided signs", "coordinate"):
         options = {"n": 4000, "horizon": 8, "against": "mean"}
         p = [crosscheck(mdp, policy, PERTURBATIONS[kind](0.3), rng=seed, **options).p_value for seed in range(RUNS)]
         # They are raised a little for what skewness may do.

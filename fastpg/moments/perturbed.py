@@ -214,7 +214,8 @@ class Perturbed:
         ahead = np.where(law.successor >= 0, value[law.successor], 0.0)
         stops = law.reward - value[law.state]
         goes_on = stops + discount * ahead
-        gain = self._evaluation.advantage[law.states] / self.plan.unit
+        # What is never done may have no value.
+        gain = np.where(law.pi > 0, self._evaluation.advantage[law.states] / self.plan.unit, 0.0)
         first = self._solved(survival * discount, np.einsum("nsa,sa->ns", some.change, gain), some)
         square = law.total((1.0 - survival) * stops**2 + survival * goes_on**2)
         cross = (law.onto(2.0 * survival * discount * goes_on) @ first.T).T.reshape(-1, *law.shape)
