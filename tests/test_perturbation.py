@@ -21,6 +21,7 @@ from fastpg import (
     problems,
     return_variance,
 )
+from fastpg.sampling.contributions import expected_contributions
 from fastpg.sampling.coupled import coupled_moments
 from fastpg.sampling.faults import MissingDiscount
 from fastpg.sampling.plan import plan
@@ -31,6 +32,7 @@ from fastpg.testing.perturbed import (
     enumerated_moments,
     free_logits,
     moved,
+    returns_of,
 )
 from fastpg.testing.strategies import mdps, softmax_policies
 
@@ -174,6 +176,29 @@ def test_what_makes_no_sense_is_told():
     wide = problems.garnet(60, 4, 20, rng=0)
     with pytest.raises(NoExactMoments, match="common random numbers has no exact covariance on 60 states"):
         estimator_moments(evaluate(wide, SoftmaxPolicy.uniform(wide)), FiniteDifference(common=True)).trace  # noqa: B018
+
+
+def test_contributions_are_those_of_all_pairs_of_trajectories():
+    mdp = problems.random_mdp(3, 2, rng=4)
+    policy, n, F = SoftmaxPolicy.random(mdp, rng=5), 1000, 6
+    p, gain = returns_of(mdp, policy, 2)
+    pairs, difference = np.outer(p, p).ravel(), np.subtract.outer(gain, gain).ravel()
+    for kind, chance, scale in (("difference", 1.0, 0.5), ("signs", 1.0, 0.5), ("coordinate", 1 / F, 0.5 * F)):
+        found = expected_contributions(mdp, policy, PERTURBATIONS[kind](0.1), n=n, horizon=2)
+        second, fourth = chance * (pairs @ difference**2), chance * (pairs @ difference**4)
+        np.testing.assert_allclose(found.total, n * second**2 / fourth, rtol=1e-10)
+        unit = plan(mdp, policy, FiniteDifference(), 2).unit
+        np.testing.assert_allclose(found.second * unit**2, second * (scale / 0.1) ** 2, rtol=1e-12)
+        np.testing.assert_array_equal(found.distinct, found.total)
+    one_sided = expected_contributions(mdp, policy, PERTURBATIONS["one-sided signs"](0.1), n=n, horizon=2)
+    np.testing.assert_allclose(one_sided.total, n * (p @ gain**2) ** 2 / (p @ gain**4), rtol=1e-12)
+    common = expected_contributions(mdp, policy, PERTURBATIONS["common difference"](0.1), n=n, horizon=2)
+    for s, a in free_logits(mdp, policy):
+        change = np.zeros((3, 2))
+        change[s, a] = 0.1
+        q, gain = np.array(list(coupled_returns(mdp, moved(policy, change), moved(policy, -change), 2))).T
+        gain = gain - q @ gain
+        assert common.total[s, a] == pytest.approx(n * (q @ gain**2) ** 2 / (q @ gain**4), rel=1e-9)
 
 
 def test_what_is_never_done_may_have_no_value():
