@@ -4,7 +4,7 @@ H = ratio (c + k H'),  X = ratio (z (e + k H') + g X'),  z the score of the step
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy import linalg
@@ -50,6 +50,9 @@ class Stepwise:
     law: StepLaw
     coefficients: Coefficients
     horizon: int | None
+
+    # About how many numbers (S, S, A) are held at once.
+    tables: ClassVar[int] = 8
 
     @classmethod
     def of(cls, plan: Plan, law: StepLaw) -> "Stepwise":

@@ -85,6 +85,16 @@ class Plan:
         return frozen(ratio if (ratio != 1).any() else np.empty(0))
 
     @property
+    def joint(self) -> bool:
+        """Whether each step is weighed by all ratios of its trajectory."""
+        return self.terms.weights != "per-decision" and self.ratios.size > 0
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the mean of n trajectories is divided by that of the products of their ratios."""
+        return self.terms.weights == "self-normalised" and self.ratios.size > 0
+
+    @property
     def last(self) -> FloatArray:
         """H where the horizon cuts the process."""
         if self.terms.last is None or not isinstance(self.horizon, int):
@@ -127,10 +137,10 @@ def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None
 
 def _in_units(terms: Terms) -> tuple[float, Terms]:
     """A power of 2 near the largest number of `terms`, and `terms` divided by it: so powers of them do not overflow."""
-    tables = [terms.credit, terms.signal, terms.baseline] + ([] if terms.last is None else [terms.last])
-    unit = power_of_two(max(float(np.abs(x).max(initial=0.0)) for x in tables))
-    credit, signal, baseline, *last = (frozen(x / unit) for x in tables)
-    return unit, terms._replace(credit=credit, signal=signal, baseline=baseline, last=last[0] if last else None)
+    named = {name: getattr(terms, name) for name in ("credit", "signal", "baseline", "last", "income")}
+    tables = {name: x for name, x in named.items() if x is not None}
+    unit = power_of_two(max(float(np.abs(x).max(initial=0.0)) for x in tables.values()))
+    return unit, terms._replace(**{name: frozen(x / unit) for name, x in tables.items()})
 
 
 def _covering(behaviour: Policy, policy: Policy, mdp: MDP) -> Policy:
