@@ -9,7 +9,6 @@ from fastpg import (
     GAE,
     MDP,
     BatchAverage,
-    InvalidArgument,
     PlugIn,
     RewardToGo,
     SoftmaxPolicy,
@@ -18,12 +17,9 @@ from fastpg import (
     estimate_gradient,
     estimator_moments,
     evaluate,
-    optimal_baseline,
-    problems,
-    samples_needed,
 )
 from fastpg.sampling.faults import MissingDiscount, WrongRatio
-from fastpg.testing.estimates import realised, weighted_return
+from fastpg.testing.estimates import realised, sampled_paths, weighted_return
 from fastpg.testing.oracles import enumerate_trajectories
 
 
@@ -92,3 +88,19 @@ def test_moments_are_those_of_all_tuples_of_trajectories(n, horizon, leave_one_o
         np.testing.assert_allclose(found.reshape(6, 6), n * covariance, rtol=0, atol=1e-13 * (1 + scale))
         states = np.arange(3)
         np.testing.assert_allclose(moments.blocks, found[states, :, states], rtol=0, atol=1e-14 * (1 + scale))
+
+
+@pytest.mark.parametrize("off_policy", [None, "per-decision", "trajectory"])
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_an_estimate_is_that_of_its_trajectories(leave_one_out, off_policy):
+    mdp, policy, other, rng = small_case(0)
+    behaviour = None if off_policy is None else other
+    n = 300
+    paths = sampled_paths(mdp, behaviour or policy, n=n, horizon=4, rng=3)
+    for x in estimators(BatchAverage(leave_one_out), behaviour, off_policy, rng):
+        R = np.array([weighted_return(x, mdp, policy, path) for path in paths])
+        b = (R.sum() - R) / (n - 1) if leave_one_out else np.full(n, R.mean())
+        each = np.array([realised(x, mdp, policy, path, 4, more) for path, more in zip(paths, b, strict=True)])
+        found = estimate_gradient(mdp, policy, x, n=n, horizon=4, rng=3)
+        np.testing.assert_allclose(found.mean, each.mean(axis=0), rtol=0, atol=1e-13)
+        np.testing.assert_allclose(found.standard_error, each.std(axis=0, ddof=1) / np.sqrt(n), rtol=1e-9, atol=1e-13)

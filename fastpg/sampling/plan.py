@@ -74,6 +74,11 @@ class Plan:
         return rule._replace(discounts=frozen(discount_powers(discount, rule.horizon)))
 
     @property
+    def fading(self) -> FloatArray:
+        """The discounts of what is averaged."""
+        return frozen(discount_powers(self.discount, self.stopping.horizon))
+
+    @property
     def decay(self) -> float:
         """Of what follows a step in its worth."""
         return self.discount * self.terms.trace

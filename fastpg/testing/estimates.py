@@ -6,10 +6,19 @@ import numpy as np
 
 from fastpg.model import MDP
 from fastpg.policy import Policy
-from fastpg.sampling import GAE, RewardToGo, TotalReturn
+from fastpg.sampling import GAE, RewardToGo, TotalReturn, rollout
 from fastpg.sampling.faults import ActionBaseline, MissingDiscount, RewardBeforeAction, WrongRatio
 from fastpg.testing.oracles import Trajectory
 from fastpg.validation import FloatArray
+
+
+def sampled_paths(mdp: MDP, policy: Policy, *, n: int, horizon: int, rng: int) -> list[Trajectory]:
+    """The trajectories that samplers draw from `rng`, each with probability 1 / n."""
+    found = rollout(mdp, policy, n=n, horizon=horizon, rng=rng)
+    rows = zip(
+        found.lengths.tolist(), found.states.tolist(), found.actions.tolist(), found.rewards.tolist(), strict=True
+    )
+    return [Trajectory(1 / n, tuple(s[: k + 1]), tuple(a[:k]), tuple(r[:k])) for k, s, a, r in rows]
 
 
 def ratios(estimator: Any, policy: Policy, path: Trajectory) -> list[float]:
