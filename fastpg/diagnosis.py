@@ -44,7 +44,7 @@ def likely_fault(
     """
     pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
     best: tuple[float, str] | None = None
-    for place, (what, mean) in enumerate(_means(evaluation, estimator, horizon)):
+    for place, (what, mean) in enumerate(_means(evaluation, estimator, horizon, estimate.n)):
         joint = chi_square(
             (estimate.mean - mean) / unit, covariance / estimate.n, pooling, estimate.contributions, EXPLAINED
         )
@@ -56,14 +56,14 @@ def likely_fault(
 
 
 def _means(
-    evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, horizon: Horizon
+    evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, horizon: Horizon, n: int
 ) -> Iterator[tuple[str, FloatArray]]:
     """What a sample could have the mean of, and that mean."""
     sound = estimator.estimator if isinstance(estimator, Fault) else estimator
     for candidate in (lambda: estimator, *_candidates(evaluation, sound)):
         try:
             made = candidate()
-            moments = estimator_moments(evaluation, made, horizon=horizon, allow_infinite=True)
+            moments = estimator_moments(evaluation, made, horizon=horizon, n=n, allow_infinite=True)
         except (InvalidArgument, InfiniteVariance):
             continue
         own = f"the exact mean of {type(made).__name__}, which is biased"
