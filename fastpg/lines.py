@@ -9,7 +9,7 @@ from fastpg.errors import InvalidArgument
 from fastpg.evaluation import Evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.moments import optimal_baseline
-from fastpg.sampling import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
+from fastpg.sampling import GAE, BatchAverage, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray
 
@@ -37,10 +37,13 @@ def _best(exact: Exact, horizon: Horizon) -> Estimator:
     return RewardToGo(optimal_baseline(exact, RewardToGo(), horizon=horizon))
 
 
+AVERAGE = BatchAverage(leave_one_out=True)
 # Those that are unbiased for every horizon, then those that need an infinite one, or nearly.
 ESTIMATORS: dict[str, Callable[[Exact, Horizon], Estimator]] = {
     "TotalReturn": lambda _exact, _horizon: TotalReturn(),
+    "TotalReturn - average": lambda _exact, _horizon: TotalReturn(AVERAGE),
     "RewardToGo": lambda _exact, _horizon: RewardToGo(),
+    "RewardToGo - average": lambda _exact, _horizon: RewardToGo(AVERAGE),
     "RewardToGo - V": lambda exact, _: RewardToGo(_value(exact)),
     "RewardToGo - best": _best,
     "PlugIn Q": lambda exact, _: PlugIn(_action_value(exact)),
@@ -49,7 +52,7 @@ ESTIMATORS: dict[str, Callable[[Exact, Horizon], Estimator]] = {
     "TD": lambda exact, _: TemporalDifference(_value(exact)),
     "TD visitation": lambda exact, _: TemporalDifference(_value(exact), along="visitation"),
 }
-UNBIASED = 4
+UNBIASED = 6
 
 
 def planned(names: str | None, exact: dict[Horizon, Exact]) -> list[Planned]:

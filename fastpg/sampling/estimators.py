@@ -3,6 +3,7 @@
 An estimator says what a step of a trajectory is worth; sampler, statistics and exact moments are the same for all.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol, cast
 
@@ -62,7 +63,7 @@ class Estimator(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class _Estimator:
+class _Estimator(ABC):
     behaviour: Policy | None = field(default=None, kw_only=True)
     weights: str | None = field(default=None, kw_only=True)
 
@@ -91,8 +92,9 @@ class _Estimator:
             return terms
         return terms._replace(income=table.reward, leave_one_out=b.leave_one_out)
 
+    @abstractmethod
     def _worth(self, mdp: MDP, table: OutcomeTable) -> Terms:
-        raise NotImplementedError
+        """What each step is worth."""
 
     def _take(self, name: str) -> None:
         """Replace a field by a frozen array, or a float where it is a single number."""
@@ -110,9 +112,12 @@ class _WithBaseline(_Estimator):
 class TotalReturn(_WithBaseline):
     """X = sum_t (G - b(s_t)) grad log pi(a_t|s_t) with the discounted return G of the whole trajectory.
 
-    Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array. With a
-    `behaviour` policy X is multiplied by prod_t pi(a_t|s_t) / behaviour(a_t|s_t) (weights="trajectory").
-    Source: Williams (1992), Theorem 1 (REINFORCE).
+    Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array; a
+    `BatchAverage` has the bias that it states. With a `behaviour` policy X is multiplied by the product W of all ratios
+    pi(a_t|s_t) / behaviour(a_t|s_t) (weights="trajectory"); "per-decision" gives the reward of step j times the score
+    of step t the ratios up to the later of the two; "self-normalised" divides mean W X by mean W, with a bias of order
+    1/n.
+    Source: Williams (1992), Theorem 1 (REINFORCE); Precup, Sutton & Singh (2000) for the weights.
     """
 
     _weights: ClassVar[str] = "trajectory"
@@ -129,7 +134,7 @@ class RewardToGo(_WithBaseline):
     Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array. `bootstrap`
     (S,) is the value of the state in which a fixed horizon cuts the process: with the exact V, and baseline or not,
     what is cut off changes the mean only by later scores. With a `behaviour` policy each reward is weighted by the
-    ratios up to its step (weights="per-decision").
+    ratios up to its step (weights="per-decision"), or all of X by those of the trajectory, as in `TotalReturn`.
     Source: Sutton et al. (1999); Baxter & Bartlett (2001); Precup, Sutton & Singh (2000) for the weights.
     """
 
