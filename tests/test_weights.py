@@ -4,19 +4,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from fastpg import (
     GAE,
     MDP,
     BatchAverage,
+    InfiniteVariance,
     PlugIn,
     RewardToGo,
     SoftmaxPolicy,
     TemporalDifference,
     TotalReturn,
+    crosscheck,
     estimate_gradient,
     estimator_moments,
     evaluate,
+    optimal_baseline,
+    problems,
 )
 from fastpg.sampling.faults import MissingDiscount, WrongRatio
 from fastpg.testing.estimates import ratios, realised, sampled_paths
@@ -145,3 +150,118 @@ def test_nothing_depends_on_the_threads():
         )
         for name in ("mean", "standard_error", "contributions", "blocks", "steps"):
             assert np.array_equal(getattr(one, name), getattr(three, name))
+
+
+def test_the_ratio_of_means_tends_to_its_limit_as_is_claimed():
+    # One step with three actions: a sample is a count of each, and its law is multinomial.
+    mdp = problems.bandit([1.0, 0.5, -1.0])
+    policy, behaviour = SoftmaxPolicy([[0.0, 0.3, 0.6]] * 2), SoftmaxPolicy([[0.2, -0.3, 0.0]] * 2)
+    x = RewardToGo(behaviour=behaviour, weights="self-normalised")
+    moments = estimator_moments(evaluate(mdp, policy, horizon=1), x)
+    paths = list(enumerate_trajectories(mdp, behaviour, 1))
+    p = np.array([path.probability for path in paths])
+    W = np.array([ratios(x, policy, path)[0] for path in paths])
+    Y = np.array([realised(x, mdp, policy, path, 1)[0] for path in paths])
+    errors = []
+    for n in (40, 80):
+        counts = np.array([(i, j, n - i - j) for i in range(n + 1) for j in range(n + 1 - i)])
+        law = stats.multinomial(n, p).pmf(counts)
+        X = (counts @ Y) / (counts @ W)[:, None]
+        mean = law @ X
+        covariance = (law[:, None] * (X - mean)).T @ (X - mean)
+        bias = n * (mean - moments.mean[0])
+        claimed = n * (moments.at(n).mean - moments.mean)[0]
+        exact = moments.covariance()[0, :, 0]
+        assert np.abs(bias - claimed).max() < 0.1 * np.abs(claimed).max()
+        assert np.abs(n * covariance - exact).max() < 0.1 * np.abs(exact).max()
+        errors.append((np.abs(bias - claimed).max(), np.abs(n * covariance - exact).max()))
+    # What is left is of order 1/n.
+    assert np.allclose(np.divide(*errors), 2.0, rtol=0.1)
+
+
+@pytest.mark.parametrize("weights", KINDS)
+def test_infinite_horizons_are_the_limit_of_long_ones(weights):
+    mdp, policy, behaviour, rng = lake_and_policies(1)
+    behaviour = SoftmaxPolicy(0.9 * policy.logits + 0.1 * behaviour.logits)
+    ev = evaluate(mdp, policy)
+    for x in estimators(mdp, behaviour, weights, rng)[:-1]:
+        limit, long = (estimator_moments(ev, x, horizon=h) for h in (None, 300))
+        np.testing.assert_allclose(limit.mean, long.mean, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(limit.covariance(), long.covariance(), rtol=0, atol=1e-11 * (1 + limit.trace))
+
+
+@pytest.mark.parametrize("weights", KINDS)
+def test_geometric_horizons_are_those_of_a_model_that_ends(weights):
+    # Going on with probability 0.8 is a step into a terminal state with probability 0.2.
+    rng = np.random.default_rng(6)
+    P, r = rng.dirichlet(np.ones(3), size=(3, 2)), rng.normal(size=(3, 2))
+    policy, behaviour = SoftmaxPolicy(rng.normal(size=(3, 2))), SoftmaxPolicy(rng.normal(size=(3, 2)))
+    behaviour = SoftmaxPolicy(policy.logits + 0.2 * behaviour.logits)
+    longer = np.zeros((4, 2, 4))
+    longer[:3, :, :3], longer[:3, :, 3] = 0.8 * P, 0.2
+    ending = MDP(longer, np.vstack([r, np.zeros(2)]), 1.0, [0.2, 0.3, 0.5, 0.0], terminal=[False, False, False, True])
+    endless = MDP(P, r, 0.8, [0.2, 0.3, 0.5])
+    more, other = (SoftmaxPolicy(np.vstack([x.logits, np.zeros(2)])) for x in (policy, behaviour))
+    for kind in (TotalReturn, RewardToGo):
+        one = estimator_moments(
+            evaluate(endless, policy), kind(behaviour=behaviour, weights=weights), horizon="geometric"
+        )
+        two = estimator_moments(evaluate(ending, more), kind(behaviour=other, weights=weights))
+        np.testing.assert_allclose(one.mean, two.mean[:3], rtol=0, atol=1e-13)
+        np.testing.assert_allclose(one.covariance(), two.covariance()[:3, :, :3], rtol=1e-11, atol=1e-12)
+
+
+def test_weights_of_trajectories_that_never_end_have_no_moments():
+    mdp = problems.two_state()
+    policy, behaviour = SoftmaxPolicy.uniform(mdp), SoftmaxPolicy.random(mdp, rng=0)
+    ev = evaluate(mdp, policy)
+    assert estimator_moments(ev, RewardToGo(behaviour=SoftmaxPolicy(0.01 * behaviour.logits))).trace > 0
+    with pytest.raises(InfiniteVariance, match="no finite mean over an infinite horizon"):
+        estimator_moments(ev, RewardToGo(behaviour=behaviour, weights="trajectory"))
+    # On policy they are all 1.
+    same = estimator_moments(ev, RewardToGo(behaviour=policy, weights="trajectory"))
+    np.testing.assert_array_equal(same.covariance(), estimator_moments(ev, RewardToGo()).covariance())
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_the_threshold_of_infinite_variance_is_that_of_the_squared_weights(factor):
+    # One state, two actions; a step multiplies E W^2 by going_on (1 + chi^2).
+    pi, beta = np.array([0.6, 0.4]), np.array([0.3, 0.7])
+    going_on = factor / (pi**2 / beta).sum()
+    P = np.zeros((2, 2, 2))
+    P[0, :, 0], P[0, :, 1] = going_on, 1 - going_on
+    mdp = MDP(P, [[1.0, 2.0], [0.0, 0.0]], 0.5, 0, terminal=[False, True])
+    policy, behaviour = (SoftmaxPolicy(np.log([x, x])) for x in (pi, beta))
+    for weights in ("trajectory", "self-normalised"):
+        moments = estimator_moments(
+            evaluate(mdp, policy), RewardToGo(behaviour=behaviour, weights=weights), allow_infinite=True
+        )
+        assert moments.finite == (factor < 1)
+    # Steps that count less and less are weighed up to themselves alone.
+    assert estimator_moments(evaluate(mdp, policy), RewardToGo(behaviour=behaviour)).finite
+
+
+def test_no_baseline_near_the_optimal_one_is_better():
+    mdp, policy, behaviour, rng = lake_and_policies(2)
+    ev = evaluate(mdp, policy, horizon=4)
+    for weights in KINDS:
+        for kind in (TotalReturn, RewardToGo):
+            best = optimal_baseline(ev, kind(behaviour=behaviour, weights=weights))
+            least = estimator_moments(ev, kind(best, behaviour=behaviour, weights=weights)).trace
+            for _ in range(5):
+                other = kind(best + 0.01 * rng.normal(size=4), behaviour=behaviour, weights=weights)
+                assert estimator_moments(ev, other).trace >= least * (1 - 1e-13)
+
+
+def test_a_check_judges_weights_and_finds_a_wrong_ratio():
+    mdp, policy, behaviour, _ = lake_and_policies(3)
+    for weights in KINDS:
+        x = RewardToGo(behaviour=behaviour, weights=weights)
+        check = crosscheck(mdp, policy, x, n=400_000, horizon=5, rng=0)
+        assert check.agrees
+        spread = np.sum(check.estimate.standard_error**2) * check.estimate.n
+        # Its relative error is about 3 %: 4096 blocks, and heavy tails.
+        assert spread == pytest.approx(check.moments.trace, rel=0.1)
+        wrong = crosscheck(mdp, policy, WrongRatio(x, power=0.5), n=400_000, horizon=5, rng=0)
+        assert wrong.verdict == "disagrees"
+        assert wrong.fault is not None
