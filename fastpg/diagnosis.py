@@ -63,20 +63,16 @@ def _means(
     for candidate in (lambda: estimator, *_candidates(evaluation, sound)):
         try:
             made = candidate()
-            moments = estimator_moments(evaluation, made, horizon=horizon, n=n, allow_infinite=True)
+            mean = estimator_moments(evaluation, made, horizon=horizon, n=n, allow_infinite=True).mean
         except (InvalidArgument, InfiniteVariance):
             continue
         own = f"the exact mean of {type(made).__name__}, which is biased"
         if isinstance(made, Fault):
-            yield made.what, moments.mean
-        elif (
-            isinstance(horizon, int)
-            and isinstance(evaluation, Evaluation)
-            and _is_cut(evaluation, moments.mean, horizon)
-        ):
-            yield TruncatedWithoutBootstrap.what, moments.mean
+            yield made.what, mean
+        elif isinstance(horizon, int) and isinstance(evaluation, Evaluation) and _is_cut(evaluation, mean, horizon):
+            yield TruncatedWithoutBootstrap.what, mean
         else:
-            yield own, moments.mean
+            yield own, mean
 
 
 def _is_cut(evaluation: Evaluation, mean: FloatArray, horizon: int) -> bool:

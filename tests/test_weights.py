@@ -237,6 +237,19 @@ def test_the_threshold_of_infinite_variance_is_that_of_the_squared_weights(facto
             evaluate(mdp, policy), RewardToGo(behaviour=behaviour, weights=weights), allow_infinite=True
         )
         assert moments.finite == (factor < 1)
+        assert np.isfinite(moments.mean).all()
+        if weights == "self-normalised" and factor > 1:
+            # The bias of order 1/n is a second moment.
+            with pytest.raises(InfiniteVariance, match="no finite variance"):
+                moments.at(10).mean  # noqa: B018
+    averaged = estimator_moments(
+        evaluate(mdp, policy),
+        RewardToGo(BatchAverage(), behaviour=behaviour, weights="trajectory"),
+        allow_infinite=True,
+    )
+    # The product of two weighed sums has fourth powers of ratios.
+    assert averaged.finite == (factor < 1)
+    assert averaged.at(10).trace == np.inf
     # Steps that count less and less are weighed up to themselves alone.
     assert estimator_moments(evaluate(mdp, policy), RewardToGo(behaviour=behaviour)).finite
 

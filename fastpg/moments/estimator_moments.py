@@ -53,7 +53,9 @@ class EstimatorMoments:
         """Those of the estimate from n trajectories: itself where they do not depend on n."""
         if isinstance(self._recursion, Stepwise) or not self._recursion.depends:
             return self
-        return replace(self, _recursion=self._recursion.at(n))
+        recursion = self._recursion.at(n)
+        reason = _no_variance(self.plan, recursion, self._law)
+        return replace(self, finite=not reason, _reason=reason, _recursion=recursion)
 
     @property
     def entries(self) -> int:
@@ -124,6 +126,8 @@ class EstimatorMoments:
     @cached_property
     def _mean(self) -> FloatArray:
         """Over the states that are reached, in units."""
+        if not self.finite and not isinstance(self._recursion, Stepwise) and self._recursion.bent:
+            raise InfiniteVariance(self._reason)
         steps = self.plan.horizon if isinstance(self.plan.horizon, int) else 0
         size = 8 * self._law.states.size * max(steps, self._law.states.size)
         if size > MOST_BYTES:
@@ -211,14 +215,19 @@ def estimator_moments(
     n = None if n is None else positive_integer("n", n)
     plain = not (made.terms.whole or made.joint or made.terms.income is not None)
     recursion = Stepwise.of(made, law) if plain else Sampled.of(made, law, n)
-    size = [_radius(recursion, moment) for moment in (1, 2)]
-    if size[0] is not None and size[0].upper >= 1:
-        raise InfiniteVariance(_infinite("mean", made, size[0], law))
-    finite = size[1] is None or size[1].upper < 1
-    message = "" if size[1] is None else _infinite("variance", made, size[1], law)
-    if not finite and not allow_infinite:
-        raise InfiniteVariance(message)
-    return EstimatorMoments(made, evaluation.logit_gradient, finite, message, law, recursion)
+    size = _radius(recursion, 1)
+    if size is not None and size.upper >= 1:
+        raise InfiniteVariance(_infinite("mean", made, size, law))
+    reason = _no_variance(made, recursion, law)
+    if reason and not allow_infinite:
+        raise InfiniteVariance(reason)
+    return EstimatorMoments(made, evaluation.logit_gradient, not reason, reason, law, recursion)
+
+
+def _no_variance(made: Plan, recursion: Stepwise | Sampled, law: StepLaw) -> str:
+    """Why second moments are infinite; empty where they are not."""
+    size = _radius(recursion, 2)
+    return "" if size is None or size.upper < 1 else _infinite("variance", made, size, law)
 
 
 def _radius(recursion: Stepwise | Sampled, moment: int) -> Radius | None:

@@ -109,6 +109,11 @@ class Sampled:
         """Whether n makes a difference."""
         return self._averages or self.plan.normalised
 
+    @property
+    def bent(self) -> bool:
+        """Whether the mean has second moments in it."""
+        return self.plan.normalised and self.n is not None
+
     def growth(self, moment: int) -> Transition:
         """The matrix (S, S) whose spectral radius must be below 1 for first or second moments to be finite."""
         alone = [{self._parts.scores: 1.0}] if self._share > 0 else []
@@ -118,12 +123,12 @@ class Sampled:
         """E X (S, A); of self-normalised weights to order 1/n."""
         if not self.plan.normalised:
             return self._mean_part
-        if self.n is None:
+        if not self.bent:
             return self._limit
         hh, hx = self._mixed
         found, weight, omega = self._linear.second([], hh, hx, full=False), self._parts.weight, self._mean_weight
         both = sum(x * found.hx[weight, j] for j, x in self._parts.estimate.items())
-        return self._limit - (both - self._limit * found.hh[weight, weight]) / (omega**2 * self.n)
+        return self._limit - (both - self._limit * found.hh[weight, weight]) / (omega**2 * (self.n or 1))
 
     def raw(self, *, full: bool) -> Raw:
         """E u and E u u^T, with the share that the product of two means has."""

@@ -103,6 +103,7 @@ def estimate_gradient(
         what = "cannot keep a partial sample" if keep_partial else "that leaves one out needs n of at least 2"
         raise InvalidArgument(f"a BatchAverage {what}")
     income = frozen(np.empty(0)) if terms.income is None else terms.income
+    fading = made.fading if averages else rule.discounts
     by_slot, (*worths, income, ratios) = table.indexed(mdp, terms.credit, terms.signal, income, made.ratios)
     pool, weight = pooling = pooled(np.ones(pi.shape, bool), POOLS) if pooling is None else pooling
     B, rows = min(n, BLOCKS), 8 if made.normalised else 4
@@ -114,7 +115,7 @@ def estimate_gradient(
     def earn(piece: slice, stop: StopFlag) -> int:
         mine = frozen(edges[piece.start : piece.stop + 1])
         kernels.return_sums(
-            key, mine, law, mdp.n_actions, by_slot, income, ratios, made.fading, made.joint, stop, returns[piece]
+            key, mine, law, mdp.n_actions, by_slot, income, ratios, fading, made.joint, stop, returns[piece]
         )
         return int(mine[-1])
 
@@ -122,7 +123,7 @@ def estimate_gradient(
         sums = np.zeros((pi.shape[0], rows, pi.shape[1]))
         mine = frozen(edges[piece.start : piece.stop + 1])
         steps = kernels.gradient_sums(
-            key, mine, law, pi, by_slot, *worths, income, ratios, baseline, made.last, rule.discounts, made.fading,
+            key, mine, law, pi, by_slot, *worths, income, ratios, baseline, made.last, rule.discounts, fading,
             made.decay, terms.whole, made.joint, own, pool, weight, stop, sums, blocks[piece], weights[piece],
         )  # fmt: skip
         return sums.swapaxes(0, 1), steps, int(mine[-1])
