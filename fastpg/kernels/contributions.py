@@ -22,12 +22,16 @@ def row(p, moments):
 
 
 @kernel
-def shifted_power(p, x, factor, survival, h, s):
-    """E W (x + factor B H)^p with h[j,s] = E_s W H^j, W = 1 where B = 0"""
-    total = x**p * (1.0 - survival + survival * h[0, s])
-    for j in range(1, p + 1):
-        total += survival * BINOMIAL[p, j] * x ** (p - j) * factor**j * h[j, s]
-    return total
+def shifted_powers(x, factor, survival, h, p, s):
+    """E W (x + factor B H)^j for j = 0..4 with h[p,j,s] = E_s W H^j, W = 1 where B = 0"""
+    f1 = survival * factor
+    f2 = f1 * factor
+    f3 = f2 * factor
+    h0, h1, h2 = 1.0 - survival + survival * h[p, 0, s], f1 * h[p, 1, s], f2 * h[p, 2, s]
+    h3, h4 = f3 * h[p, 3, s], f3 * factor * h[p, 4, s]
+    third = x * (x * (x * h0 + 3.0 * h1) + 3.0 * h2) + h3
+    fourth = x * (x * (x * (x * h0 + 4.0 * h1) + 6.0 * h2) + 4.0 * h3) + h4
+    return h0, x * h0 + h1, x * (x * h0 + 2.0 * h1) + h2, third, fourth
 
 
 @kernel
@@ -39,25 +43,32 @@ def return_moments(offset, successor, probability, ratio, credit, decay, surviva
         if offset[s] == offset[s + 1]:
             out[:, 0, s] = 1.0
         for k in range(offset[s], offset[s + 1]):
+            weight = probability[k]
             for p in range(rows):
-                for j in range(p + 1 if rows > 1 else 5):
-                    power = shifted_power(j, credit[k], decay, survival, h[p], successor[k])
-                    out[p, j, s] += probability[k] * ratio[k] ** (p if rows > 1 else j) * power
+                power = shifted_powers(credit[k], decay, survival, h, p, successor[k])
+                own = probability[k]
+                for j in range(5):
+                    out[p, j, s] += (own if rows == 1 else weight) * power[j]
+                    own *= ratio[k]
+                weight *= ratio[k]
 
 
 @kernel
 def past_moments(offset, successor, probability, ratio, credit, discount, survival, past, out):
-    """out[p,j,k] = E [W^p x^j; s_{t+1} = k] from past[p,j,s] = E [W^p x^j; s_t = s], j <= p or 0 alone"""
+    """out[p,j,k] = E [W^p x^j; s_{t+1} = k] from past[p,j,s] = E [W^p x^j; s_t = s], for all j or j = 0 alone"""
     rows, columns = past.shape[0], past.shape[1]
     out[:] = 0.0
     for s in range(out.shape[2]):
         for k in range(offset[s], offset[s + 1]):
+            reaching = survival * probability[k]
             for p in range(rows):
-                reaching = survival * probability[k] * (ratio[k] ** p if rows > 1 else 1.0)
-                for j in range(min(columns, p + 1) if rows > 1 else columns):
-                    for i in range(j + 1):
-                        gain = BINOMIAL[j, i] * (discount * credit[k]) ** (j - i) * past[p, i, s]
-                        out[p, j, successor[k]] += reaching * gain
+                if columns > 1:
+                    power = shifted_powers(discount * credit[k], 1.0, 1.0, past, p, s)
+                    for j in range(5):
+                        out[p, j, successor[k]] += reaching * power[j]
+                else:
+                    out[p, 0, successor[k]] += reaching * past[p, 0, s]
+                reaching *= ratio[k]
 
 
 @kernel
@@ -105,10 +116,14 @@ def visit_moments(
             to_come = discount * decay * np.sqrt(h[squared, 2, successor[k]])
             size = (reach * np.sqrt(then) + to_come) ** 2 * rho + behind * then
             largest[action[k]] += probability[k] * ratio[k] ** 2 * size
+            own = probability[k]
+            power = shifted_powers(x, discount * decay, survival, h, 0, successor[k])
             for p in range(5):
+                if each:
+                    power = shifted_powers(x, discount * decay, survival, h, p, successor[k])
                 for j in range(0 if columns > 1 else p, p + 1):
-                    power = shifted_power(j, x, discount * decay, survival, h[row(p, h)], successor[k])
-                    ahead[action[k], p, j] += probability[k] * ratio[k] ** p * power
+                    ahead[action[k], p, j] += own * power[j]
+                own *= ratio[k]
         for b in range(A):
             for p in range(5):
                 raw[p] = 0.0
