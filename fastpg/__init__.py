@@ -24,6 +24,7 @@ from fastpg.policy import DirectPolicy, LogLinearPolicy, Policy, SoftmaxPolicy, 
 from fastpg.radius import Radius, spectral_radius
 from fastpg.sampling import (
     GAE,
+    BatchAverage,
     Estimator,
     EvolutionStrategy,
     FiniteDifference,
@@ -46,6 +47,7 @@ from fastpg.structure import Structure, chain_structure
 __all__ = [
     "GAE",
     "MDP",
+    "BatchAverage",
     "CrossCheck",
     "DirectPolicy",
     "Disagreement",

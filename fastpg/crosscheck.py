@@ -52,7 +52,8 @@ class CrossCheck:
     ====================  ======  ==============================================================================
     `exact`               (S, A)  dJ/dlogits for the same horizon, or the exact mean of the estimator
     `estimate`                    the `GradientEstimate`
-    `moments`                     the exact `EstimatorMoments` of one trajectory; None where there are none
+    `moments`                     the exact `EstimatorMoments`, of one trajectory or as they are for n; None where
+                                  there are none
     `covariance`                  (S, A, S, A) of one trajectory, or None where it is too large and was sampled;
                                   `covariance_in_units` is it / `moments.plan.unit`^2
     `z`                   (S, A)  (estimate - exact) / standard error; masked where not `judged`
@@ -208,20 +209,22 @@ def crosscheck(
         raise InvalidArgument(f"until_decided must be a positive share of the gradient but is {until_decided!r}")
     endless = isinstance(horizon, str) or against == "infinite"
     evaluation = evaluate(mdp, policy) if endless else evaluate(mdp, policy, horizon=cast("int", horizon))
+    looks = [n] if until_decided is None else sorted({max(min(n, 2), n // 4**k) for k in range(LOOKS)})
     moments = covariance = None
-    exact = evaluation.logit_gradient
     try:
-        moments = estimator_moments(evaluation, estimator, horizon=horizon)
-        exact = moments.mean if against == "mean" else exact
+        moments = estimator_moments(evaluation, estimator, horizon=horizon, n=looks[0])
         covariance = moments.covariance_in_units() if _affordable(moments) else None
     except NoExactMoments:
         # Where at least the mean is known that is what was asked for.
         if against == "mean" and moments is None:
             raise
-    looks = [n] if until_decided is None else sorted({max(1, n // 4**k) for k in range(LOOKS)})
     # Trajectory i is the same at each look.
     seed = rng if until_decided is None else int(generator(rng).integers(2**62))
     for look in looks:
+        if moments is not None and moments.at(look) is not moments:
+            moments = moments.at(look)
+            covariance = None if covariance is None else moments.covariance_in_units()
+        exact = moments.mean if moments is not None and against == "mean" else evaluation.logit_gradient
         expected = expected_contributions(mdp, policy, estimator, n=look, horizon=horizon)
         pooling = directions(expected)
         estimate = estimate_gradient(
@@ -258,10 +261,11 @@ def detectable_bias(
     >>> round(detectable_bias(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=10_000, horizon=1), 4)
     0.0131
     """
-    moments = estimator_moments(evaluate(mdp, policy, horizon=1), estimator, horizon=horizon)
+    n = positive_integer("n", n)
+    moments = estimator_moments(evaluate(mdp, policy, horizon=1), estimator, horizon=horizon, n=n)
     if not _affordable(moments):
         raise InvalidArgument(f"the exact covariance of {moments.entries} entries is too large to form in some seconds")
-    expected = expected_contributions(mdp, policy, estimator, n=positive_integer("n", n), horizon=horizon)
+    expected = expected_contributions(mdp, policy, estimator, n=n, horizon=horizon)
     covariance = moments.covariance_in_units() / n
     joint = chi_square(np.zeros(moments.gradient.shape), covariance, directions(expected), expected.total, false_alarm)
     return moments.plan.unit * joint.detectable

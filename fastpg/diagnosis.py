@@ -44,7 +44,7 @@ def likely_fault(
     """
     pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
     best: tuple[float, str] | None = None
-    for place, (what, mean) in enumerate(_means(evaluation, estimator, horizon)):
+    for place, (what, mean) in enumerate(_means(evaluation, estimator, horizon, estimate.n)):
         joint = chi_square(
             (estimate.mean - mean) / unit, covariance / estimate.n, pooling, estimate.contributions, EXPLAINED
         )
@@ -56,27 +56,23 @@ def likely_fault(
 
 
 def _means(
-    evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, horizon: Horizon
+    evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, horizon: Horizon, n: int
 ) -> Iterator[tuple[str, FloatArray]]:
     """What a sample could have the mean of, and that mean."""
     sound = estimator.estimator if isinstance(estimator, Fault) else estimator
     for candidate in (lambda: estimator, *_candidates(evaluation, sound)):
         try:
             made = candidate()
-            moments = estimator_moments(evaluation, made, horizon=horizon, allow_infinite=True)
+            mean = estimator_moments(evaluation, made, horizon=horizon, n=n, allow_infinite=True).mean
         except (InvalidArgument, InfiniteVariance):
             continue
         own = f"the exact mean of {type(made).__name__}, which is biased"
         if isinstance(made, Fault):
-            yield made.what, moments.mean
-        elif (
-            isinstance(horizon, int)
-            and isinstance(evaluation, Evaluation)
-            and _is_cut(evaluation, moments.mean, horizon)
-        ):
-            yield TruncatedWithoutBootstrap.what, moments.mean
+            yield made.what, mean
+        elif isinstance(horizon, int) and isinstance(evaluation, Evaluation) and _is_cut(evaluation, mean, horizon):
+            yield TruncatedWithoutBootstrap.what, mean
         else:
-            yield own, moments.mean
+            yield own, mean
 
 
 def _is_cut(evaluation: Evaluation, mean: FloatArray, horizon: int) -> bool:

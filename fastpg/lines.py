@@ -11,6 +11,7 @@ from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.moments import optimal_baseline
 from fastpg.sampling import (
     GAE,
+    BatchAverage,
     Estimator,
     EvolutionStrategy,
     FiniteDifference,
@@ -53,10 +54,13 @@ def _best(exact: Exact, horizon: Horizon) -> Estimator:
     return RewardToGo(optimal_baseline(exact, RewardToGo(), horizon=horizon))
 
 
+AVERAGE = BatchAverage(leave_one_out=True)
 # Those that are unbiased for every horizon, or nearly so, then those that need an infinite one, or nearly.
 ESTIMATORS: dict[str, Callable[[Exact, Horizon], Estimator]] = {
     "TotalReturn": lambda _exact, _horizon: TotalReturn(),
+    "TotalReturn - average": lambda _exact, _horizon: TotalReturn(AVERAGE),
     "RewardToGo": lambda _exact, _horizon: RewardToGo(),
+    "RewardToGo - average": lambda _exact, _horizon: RewardToGo(AVERAGE),
     "RewardToGo - V": lambda exact, _: RewardToGo(_value(exact)),
     "RewardToGo - best": _best,
     "EvolutionStrategy": lambda _exact, _horizon: EvolutionStrategy(STEP),
@@ -69,7 +73,7 @@ ESTIMATORS: dict[str, Callable[[Exact, Horizon], Estimator]] = {
     "TD": lambda exact, _: TemporalDifference(_value(exact)),
     "TD visitation": lambda exact, _: TemporalDifference(_value(exact), along="visitation"),
 }
-UNBIASED = 8
+UNBIASED = 10
 # Those whose entries rest on a share of the trajectories each are checked where they are asked for.
 BY_NAME = ("EvolutionStrategy coordinate", "FiniteDifference", "FiniteDifference common")
 

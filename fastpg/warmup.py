@@ -18,7 +18,16 @@ from fastpg.gradient import policy_gradient
 from fastpg.model import MDP
 from fastpg.policy import SoftmaxPolicy
 from fastpg.problems import random_mdp
-from fastpg.sampling import FiniteDifference, RewardToGo, TotalReturn, rollout, sample_evaluation, sample_returns
+from fastpg.sampling import (
+    BatchAverage,
+    FiniteDifference,
+    RewardToGo,
+    TotalReturn,
+    estimate_gradient,
+    rollout,
+    sample_evaluation,
+    sample_returns,
+)
 from fastpg.sampling.tables import Horizon
 from fastpg.solvers import GTH, Banded, Krylov, Substitution
 
@@ -48,6 +57,8 @@ def pieces() -> Iterator[tuple[str, Work]]:
             yield f"sampled gradients: {kind.__name__}{' off policy' if beta else ''}", judge
     moved = partial(crosscheck, dense, policy, FiniteDifference(common=True), n=200, horizon=3, rng=0)
     yield "sampled gradients: perturbed policies", moved
+    average = partial(estimate_gradient, dense, policy, RewardToGo(BatchAverage()), n=3, horizon=3, rng=0)
+    yield "averages of the sample", average
     arguments = (dense.transition, dense.expected_reward, [0.5, 0.9], dense.start, policy.logits)
     for make in (batch.evaluate, batch.policy_gradient, batch.fisher, batch.natural_gradient):
         yield f"batches: {make.__name__}", partial(make, *arguments)

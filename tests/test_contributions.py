@@ -5,32 +5,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpg import MDP, RewardToGo, SoftmaxPolicy, TotalReturn, estimate_gradient, evaluate, problems
+from fastpg import MDP, BatchAverage, RewardToGo, SoftmaxPolicy, TotalReturn, estimate_gradient, evaluate, problems
 from fastpg.sampling.contributions import _reversed_orbit, expected_contributions
+from fastpg.testing.estimates import ratios
 from fastpg.testing.oracles import enumerate_trajectories
-from fastpg.testing.strategies import mdp_and_policy
+from fastpg.testing.strategies import mdp_and_policy, mdps, softmax_policies
 
 
 def enumerated(mdp, policy, estimator, n, horizon):
     """n M_2^2 / M_4 of sums over steps and at its largest step, and sum M_2, from every trajectory."""
     pi, gamma = policy.probabilities, mdp.discount
     b = np.broadcast_to(0.0 if estimator.baseline is None else estimator.baseline, mdp.n_states)
+    together = (estimator.weights or estimator._weights) != "per-decision"
     probabilities, added = [], []
-    for path in enumerate_trajectories(mdp, policy, horizon):
-        r = [gamma**t * x for t, x in enumerate(path.rewards)]
-        y = np.zeros((horizon, *pi.shape))
+    for path in enumerate_trajectories(mdp, estimator.behaviour or policy, horizon):
+        rho = np.array(ratios(estimator, policy, path))
+        y = np.zeros((horizon + 1, *pi.shape))
         for t, (s, a) in enumerate(zip(path.states, path.actions, strict=False)):
+            r = [gamma**j * x * (1.0 if together else rho[t + 1 : j + 1].prod()) for j, x in enumerate(path.rewards)]
             whole = isinstance(estimator, TotalReturn)
-            weight = sum(r) - b[s] if whole else sum(r[t:]) - gamma**t * b[s]
+            weight = (rho if together else rho[: t + 1]).prod()
+            weight *= sum(r) - b[s] if whole else sum(r[t:]) - gamma**t * b[s]
             y[t, s] = weight * (np.eye(pi.shape[1])[a] - pi[s])
         probabilities.append(path.probability)
-        added.append(y)
-    p, y = np.array(probabilities)[:, None, None, None], np.array(added)
+        added.append((rho.prod(), y))
+    p, y = np.array(probabilities)[:, None, None, None], np.array([steps for _, steps in added])
+    if estimator.weights == "self-normalised":
+        W = np.array([weight for weight, _ in added])[:, None, None]
+        # The ratio of means moves with W as with one more step.
+        y[:, horizon] = -W * ((p * y).sum(axis=(0, 1)) / (p[:, 0] * W).sum())
     deviation = y - (p * y).sum(axis=0)
     moments = np.array([(p * deviation**2).sum(axis=0), (p * deviation**4).sum(axis=0)])
     with np.errstate(invalid="ignore", divide="ignore"):
         total = np.nan_to_num(n * moments[0].sum(axis=0) ** 2 / moments[1].sum(axis=0))
-        return total, np.nan_to_num(n * moments[0] ** 2 / moments[1]).max(axis=0), moments[0].sum(axis=0)
+        distinct = np.nan_to_num(n * moments[0] ** 2 / moments[1])[:horizon].max(axis=0)
+        return total, distinct, moments[0].sum(axis=0)
 
 
 @settings(max_examples=80)
@@ -49,6 +58,36 @@ def test_contributions_are_those_of_all_trajectories(case, kind, baseline, horiz
     clear = second > 1e-10 * second.max()
     assert np.allclose(found.total[clear], total[clear], rtol=1e-6)
     assert np.allclose(found.distinct[clear], distinct[clear], rtol=1e-6)
+
+
+@settings(max_examples=25)
+@given(st.data())
+@pytest.mark.parametrize("kind", [TotalReturn, RewardToGo])
+@pytest.mark.parametrize("weights", ["per-decision", "trajectory", "self-normalised"])
+def test_off_policy_contributions_have_the_weights_of_all_trajectories(weights, kind, data):
+    mdp = data.draw(mdps(max_states=3, max_actions=2, discount=st.sampled_from([0.5, 0.9])))
+    policy, behaviour = (data.draw(softmax_policies(mdp, extreme=False)) for _ in range(2))
+    x, horizon = (
+        kind(data.draw(st.sampled_from([None, 0.7])), behaviour=behaviour, weights=weights),
+        data.draw(st.integers(1, 3)),
+    )
+    found = expected_contributions(mdp, policy, x, n=1000, horizon=horizon)
+    total, distinct, second = enumerated(mdp, policy, x, 1000, horizon)
+    clear = second > 1e-10 * second.max()
+    assert np.allclose(found.total[clear], total[clear], rtol=1e-6)
+    assert np.allclose(found.distinct[clear], distinct[clear], rtol=1e-6)
+
+
+def test_an_average_of_the_sample_counts_as_its_mean():
+    mdp = problems.frozen_lake()
+    policy, other = SoftmaxPolicy.uniform(mdp), SoftmaxPolicy.random(mdp, rng=0)
+    mean = evaluate(mdp, policy, horizon=20).expected_return
+    for off in ({}, {"behaviour": other, "weights": "trajectory"}, {"behaviour": other, "weights": "per-decision"}):
+        for kind in (TotalReturn, RewardToGo):
+            one, two = (
+                expected_contributions(mdp, policy, kind(b, **off), n=100, horizon=20) for b in (BatchAverage(), mean)
+            )
+            assert np.allclose(one.total, two.total, rtol=1e-9)
 
 
 @pytest.mark.parametrize("horizon", [30, "geometric"])

@@ -21,6 +21,7 @@ from fastpg import (
     problems,
 )
 from fastpg.sampling.faults import ActionBaseline, MissingDiscount, RewardBeforeAction, WrongRatio
+from fastpg.testing.estimates import realised
 from fastpg.testing.models import dense_reward, dense_transition
 from fastpg.testing.oracles import enumerate_trajectories
 from fastpg.testing.strategies import mdps, softmax_policies
@@ -46,50 +47,6 @@ def estimator(name, mdp, rng, behaviour=None):
         "no ratio": lambda: WrongRatio(RewardToGo(b, behaviour=behaviour)),
         "inverse ratio": lambda: WrongRatio(TotalReturn(b, behaviour=behaviour), power=-1),
     }[name]()
-
-
-def realised(x, mdp, policy, path, horizon):
-    """The estimate of one trajectory, written out from the definition: products and sums over its steps."""
-    states, actions, r = path.states, path.actions, path.rewards
-    n, discount, pi = len(actions), mdp.discount, policy.probabilities
-    fault, inner = (x, x.estimator) if hasattr(x, "estimator") else (None, x)
-    sampled = pi if inner.behaviour is None else inner.behaviour.probabilities
-    power = fault.power if isinstance(fault, WrongRatio) else 1
-    rho = [(pi[s, a] / sampled[s, a]) ** power for s, a in zip(states, actions, strict=False)]
-    b = np.zeros(mdp.n_states)
-    if getattr(inner, "baseline", None) is not None:
-        b = np.broadcast_to(inner.baseline, mdp.n_states)
-    ended = mdp.terminal[states[-1]]
-
-    def reward_to_go(t):
-        total = sum(discount ** (j - t) * np.prod(rho[t + 1 : j + 1]) * r[j] for j in range(t, n))
-        if inner.bootstrap is not None and n == horizon and not ended:
-            total += discount ** (n - t) * np.prod(rho[t + 1 :]) * inner.bootstrap[states[-1]]
-        return total
-
-    def differences_to_go(t):
-        v = np.where(mdp.terminal, 0.0, inner.value)
-        trace = inner.trace if isinstance(inner, GAE) else 0.0
-        delta = [r[j] + discount * v[states[j + 1]] - v[states[j]] for j in range(n)]
-        return sum((discount * trace) ** (j - t) * np.prod(rho[t + 1 : j + 1]) * delta[j] for j in range(t, n))
-
-    out = np.zeros(pi.shape)
-    for t, (s, a) in enumerate(zip(states, actions, strict=False)):
-        if isinstance(inner, TotalReturn):
-            weight = np.prod(rho) * (path.discounted_return(discount) - b[s])
-        else:
-            weight = np.prod(rho[: t + 1]) * (1.0 if isinstance(fault, MissingDiscount) else discount**t)
-            if isinstance(inner, RewardToGo):
-                weight *= reward_to_go(t) - b[s] - (r[t] if isinstance(fault, RewardBeforeAction) else 0.0)
-            elif isinstance(inner, PlugIn):
-                weight *= inner.action_value[s, a] - b[s]
-            else:
-                weight *= differences_to_go(t)
-            if isinstance(fault, ActionBaseline):
-                weight -= np.prod(rho[: t + 1]) * discount**t * fault.baseline[s, a]
-        out[s] -= weight * pi[s]
-        out[s, a] += weight
-    return out
 
 
 def enumerated(x, mdp, policy, horizon):
@@ -314,8 +271,8 @@ def test_bad_input_is_told():
     narrow = SoftmaxPolicy(np.where(np.arange(mdp.n_actions) == 0, 0.0, -np.inf) * np.ones((mdp.n_states, 1)))
     with pytest.raises(InvalidPolicy, match=r"behaviour\[0, 1\] is 0"):
         estimator_moments(ev, RewardToGo(behaviour=narrow))
-    with pytest.raises(InvalidArgument, match="weights of RewardToGo"):
-        RewardToGo(weights="trajectory")
+    with pytest.raises(InvalidArgument, match="weights must be None or among per-decision, trajectory, self-normal"):
+        RewardToGo(weights="per-step")
     with pytest.raises(InvalidArgument, match="evaluation must be"):
         estimator_moments(mdp, RewardToGo())
     with pytest.raises(InvalidArgument, match="horizon"):

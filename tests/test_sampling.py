@@ -19,6 +19,7 @@ from fastpg import (
     estimate_gradient,
     problems,
     rollout,
+    sample_evaluation,
 )
 from fastpg.kernels import sampling as kernels
 from fastpg.testing.models import as_sparse, dense_transition
@@ -282,3 +283,22 @@ def test_an_endless_run_is_refused_before_it_starts():
     mdp = MDP(np.ones((1, 1, 1)), [0.0], 1.0)
     with pytest.raises(SolveError, match="state 0 belongs to a recurrent class of 1 state"):
         rollout(mdp, SoftmaxPolicy.uniform(mdp), n=1, horizon="geometric", rng=0)
+
+
+@pytest.mark.parametrize(("discount", "ending"), [(1.0, 1e-9), (1 - 1e-9, 1e-12)])
+def test_a_run_that_hardly_ever_ends_is_refused_before_it_starts(discount, ending):
+    P = np.zeros((2, 2, 2))
+    P[0, 0], P[0, 1] = [1 - ending, ending], [0, 1]
+    mdp = MDP(P, [[1.0, 1.0], [0.0, 0.0]], discount, 0, terminal=[False, True])
+    quick, slow = SoftmaxPolicy.uniform(mdp), SoftmaxPolicy([[0.0, -50.0], [0.0, 0.0]])
+    message = r"must take at most 1e\+08 steps on average but the sampled policy takes (1e\+09|9.99e\+08)"
+    for run in (
+        lambda: rollout(mdp, slow, n=1, horizon="geometric", rng=0),
+        lambda: sample_evaluation(mdp, slow, n=1, rng=0),
+        # The policy itself would end after two steps.
+        lambda: estimate_gradient(mdp, quick, RewardToGo(behaviour=slow), n=1, horizon="geometric", rng=0),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            run()
+    assert estimate_gradient(mdp, quick, RewardToGo(), n=10, horizon="geometric", rng=0).steps < 100
+    assert len(rollout(mdp, slow, n=1, horizon=5, rng=0)) == 1

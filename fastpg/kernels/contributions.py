@@ -1,6 +1,9 @@
 """Second and fourth moments of what one visit adds to a sampled gradient, step by step.
 
 Outcome k of state s has probability p_k; H_t = ratio_t (c_t + decay B H_{t+1}), B = 1 with probability `survival`.
+Moments are E W^p x^j with W the product of ratios: behind a step of the steps before, in past[p,j,s] with x the sum of
+their rewards, and ahead of it of those to come where they are `joint`, in h[p,j,s] with x = H, the ratios being 1 in H
+then. Where W is 1 there is one row for all p, and where a return is not whole past has j = 0 alone.
 """
 
 import numpy as np
@@ -13,44 +16,59 @@ BINOMIAL = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 2, 1, 0, 0], [1, 3, 3
 
 
 @kernel
-def shifted_power(p, x, factor, survival, h, s):
-    """E (x + factor B H)^p with h[j,s] = E_s H^j"""
-    total = x**p
-    for j in range(1, p + 1):
-        total += survival * BINOMIAL[p, j] * x ** (p - j) * factor**j * h[j, s]
-    return total
+def row(p, moments):
+    """Where moments with W^p are"""
+    return p if moments.shape[0] > 1 else 0
+
+
+@kernel
+def shifted_powers(x, factor, survival, h, p, s):
+    """E W (x + factor B H)^j for j = 0..4 with h[p,j,s] = E_s W H^j, W = 1 where B = 0"""
+    f1 = survival * factor
+    f2 = f1 * factor
+    f3 = f2 * factor
+    h0, h1, h2 = 1.0 - survival + survival * h[p, 0, s], f1 * h[p, 1, s], f2 * h[p, 2, s]
+    h3, h4 = f3 * h[p, 3, s], f3 * factor * h[p, 4, s]
+    third = x * (x * (x * h0 + 3.0 * h1) + 3.0 * h2) + h3
+    fourth = x * (x * (x * (x * h0 + 4.0 * h1) + 6.0 * h2) + 4.0 * h3) + h4
+    return h0, x * h0 + h1, x * (x * h0 + 2.0 * h1) + h2, third, fourth
 
 
 @kernel
 def return_moments(offset, successor, probability, ratio, credit, decay, survival, h, out):
-    """out[j,s] = E_s H^j with one more step to go than h[j,s], j = 0..4"""
-    for s in range(out.shape[1]):
-        out[0, s] = 1.0
-        for j in range(1, 5):
-            out[j, s] = 0.0
+    """out[p,j,s] = E_s W^p H^j with one more step to go than h[p,j,s], j <= p where there is a row for each p"""
+    rows = h.shape[0]
+    for s in range(out.shape[2]):
+        out[:, :, s] = 0.0
+        if offset[s] == offset[s + 1]:
+            out[:, 0, s] = 1.0
         for k in range(offset[s], offset[s + 1]):
-            for j in range(1, 5):
-                power = shifted_power(j, credit[k], decay, survival, h, successor[k])
-                out[j, s] += probability[k] * ratio[k] ** j * power
+            weight = probability[k]
+            for p in range(rows):
+                power = shifted_powers(credit[k], decay, survival, h, p, successor[k])
+                own = probability[k]
+                for j in range(5):
+                    out[p, j, s] += (own if rows == 1 else weight) * power[j]
+                    own *= ratio[k]
+                weight *= ratio[k]
 
 
 @kernel
-def past_moments(offset, successor, probability, ratio, credit, discount, survival, whole, past, out):
-    """out[j,k] = E [y^j; s_{t+1} = k] from past[j,s] = E [y^j; s_t = s]
-
-    with y the product of the ratios of the steps before or, where `whole`, the sum of their rewards.
-    """
+def past_moments(offset, successor, probability, ratio, credit, discount, survival, past, out):
+    """out[p,j,k] = E [W^p x^j; s_{t+1} = k] from past[p,j,s] = E [W^p x^j; s_t = s], for all j or j = 0 alone"""
+    rows, columns = past.shape[0], past.shape[1]
     out[:] = 0.0
-    for s in range(out.shape[1]):
+    for s in range(out.shape[2]):
         for k in range(offset[s], offset[s + 1]):
             reaching = survival * probability[k]
-            for j in range(5):
-                if whole:
-                    for i in range(j + 1):
-                        gain = BINOMIAL[j, i] * (discount * credit[k]) ** (j - i) * past[i, s]
-                        out[j, successor[k]] += reaching * gain
+            for p in range(rows):
+                if columns > 1:
+                    power = shifted_powers(discount * credit[k], 1.0, 1.0, past, p, s)
+                    for j in range(5):
+                        out[p, j, successor[k]] += reaching * power[j]
                 else:
-                    out[j, successor[k]] += reaching * ratio[k] ** j * past[j, s]
+                    out[p, 0, successor[k]] += reaching * past[p, 0, s]
+                reaching *= ratio[k]
 
 
 @kernel
@@ -70,49 +88,60 @@ def central(moments, known, out):
 
 @kernel
 def visit_moments(
-    offset, successor, action, probability, ratio, pi, signal, baseline, decay, survival, discount, whole, past, h,
-    second, fourth, noise,
+    offset, successor, action, probability, ratio, pi, signal, baseline, decay, survival, discount, past, h,
+    first, second, fourth, noise,
 ):  # fmt: skip
-    """second, fourth[s,a] += E (y - E y)^p for p = 2, 4, with y = [s_t = s] w score(a_t|s)[a]
+    """first[s,a] += E y, second and fourth E (y - E y)^p for p = 2, 4, with y = [s_t = s] w score(a_t|s)[a]
 
-    and w = G + discount (signal + decay H) - baseline(s) for a `whole` return with G behind it, else
-    w = rho ratio (discount (signal + decay H) - baseline(s)) with rho the product of the ratios of the steps before.
-    Given the action b, y is u w with u = [a = b] - pi(a|s).
+    and w = W ratio W' (x + discount (signal + decay H) - baseline(s)), W and x of the steps before and W' of those to
+    come where they are joint. Given the action b, y is u w with u = [a = b] - pi(a|s).
     noise[s,a] += E y^2 as if nothing in w or u cancelled: second is known to a small share of it.
     """
     S, A = pi.shape
-    ahead, raw, weight, largest = np.empty((A, 5)), np.empty(5), np.empty((A, 5)), np.empty(A)
+    columns, each = past.shape[1], h.shape[0] > 1
+    ahead, raw, weight, largest = np.empty((A, 5, 5)), np.empty(5), np.empty((A, 5)), np.empty(A)
+    second_row, squared = row(2, past), row(2, h)
     for s in range(S):
-        if past[0, s] == 0.0 or offset[s] == offset[s + 1]:
+        mass = past[0, 0, s]
+        if mass == 0.0 or offset[s] == offset[s + 1]:
             continue
         ahead[:] = 0.0
         largest[:] = 0.0
-        behind = past[2, s] / past[0, s] if whole else 0.0
-        rho = 1.0 if whole else past[2, s] / past[0, s]
+        rho = past[second_row, 0, s] / mass
+        behind = past[second_row, 2, s] / mass if columns > 1 else 0.0
         for k in range(offset[s], offset[s + 1]):
             x = discount * signal[k] - baseline[s]
-            reach = discount * (abs(signal[k]) + decay * np.sqrt(h[2, successor[k]])) + abs(baseline[s])
-            largest[action[k]] += probability[k] * (rho * (ratio[k] * reach) ** 2 + behind)
-            for j in range(5):
-                power = shifted_power(j, x, discount * decay, survival, h, successor[k])
-                ahead[action[k], j] += probability[k] * ratio[k] ** j * power
+            then = h[squared, 0, successor[k]] if each else 1.0
+            reach = discount * abs(signal[k]) + abs(baseline[s])
+            to_come = discount * decay * np.sqrt(h[squared, 2, successor[k]])
+            size = (reach * np.sqrt(then) + to_come) ** 2 * rho + behind * then
+            largest[action[k]] += probability[k] * ratio[k] ** 2 * size
+            own = probability[k]
+            power = shifted_powers(x, discount * decay, survival, h, 0, successor[k])
+            for p in range(5):
+                if each:
+                    power = shifted_powers(x, discount * decay, survival, h, p, successor[k])
+                for j in range(0 if columns > 1 else p, p + 1):
+                    ahead[action[k], p, j] += own * power[j]
+                own *= ratio[k]
         for b in range(A):
             for p in range(5):
-                raw[p] = 0.0 if whole else past[p, s] * ahead[b, p]
-                for i in range(p + 1 if whole else 0):
-                    raw[p] += BINOMIAL[p, i] * past[i, s] * ahead[b, p - i]
-            central(raw, largest[b] * past[0, s] / max(raw[0], 5e-324), weight[b])
+                raw[p] = 0.0
+                for i in range(p + 1 if columns > 1 else 1):
+                    raw[p] += BINOMIAL[p, i] * past[row(p, past), i, s] * ahead[b, p, p - i]
+            central(raw, largest[b] * mass / max(raw[0], 5e-324), weight[b])
         for a in range(A):
             mean = 0.0
             for b in range(A):
                 mean += weight[b, 0] * ((1.0 if a == b else 0.0) - pi[s, a]) * weight[b, 1]
-            absent = max(1.0 - past[0, s], 0.0)
+            absent = max(1.0 - mass, 0.0)
+            first[s, a] += mean
             second[s, a] += absent * mean**2
             fourth[s, a] += absent * mean**4
             for b in range(A):
                 u = (1.0 if a == b else 0.0) - pi[s, a]
-                mass, shift = weight[b, 0], u * weight[b, 1] - mean
+                share, shift = weight[b, 0], u * weight[b, 1] - mean
                 c2, c3, c4 = weight[b, 2], weight[b, 3], weight[b, 4]
-                noise[s, a] += (u**2 + ROUNDING) * largest[b] * past[0, s]
-                second[s, a] += mass * (u**2 * c2 + shift**2)
-                fourth[s, a] += mass * (u**4 * c4 + 4.0 * u**3 * c3 * shift + 6.0 * u**2 * c2 * shift**2 + shift**4)
+                noise[s, a] += (u**2 + ROUNDING) * largest[b] * mass
+                second[s, a] += share * (u**2 * c2 + shift**2)
+                fourth[s, a] += share * (u**4 * c4 + 4.0 * u**3 * c3 * shift + 6.0 * u**2 * c2 * shift**2 + shift**4)

@@ -8,17 +8,20 @@ from fastpg.kernels.sampling import BATCH, ONE, SHORTEST, TERMINAL, U, walk_some
 
 @kernel
 def gradient_sums(
-    key, edges, law, pi, by_slot, credit, signal, ratio, baseline, last, discounts, decay, whole, pool, share, stop,
-    power_sums, blocks,
+    key, edges, law, pi, by_slot, credit, signal, income, ratio, baseline, last, discounts, fading, decay, whole, joint,
+    own, pool, share, stop, power_sums, blocks, weights,
 ):  # fmt: skip
     """Sums over blocks of trajectories of X = sum_t w_t score(a_t|s_t); block b holds edges[b] .. edges[b+1]-1.
 
     H_t = ratio_t (credit_t + decay H_{t+1}), from last(s_L) in the state s_L where a trajectory ends;
-    w_t = discount^t ratio_0 .. ratio_t (signal_t + decay H_{t+1} - baseline(s_t)), or, where `whole`,
-    w_t = ratio_0 .. ratio_{L-1} (sum_j discount^j credit_j - baseline(s_t)). An empty `ratio` is all 1.
-    `credit`, `signal` and `ratio` have an entry for each slot where `by_slot`, else for each s A + a.
+    w_t = discount^t ratio_0 .. ratio_t (signal_t + decay H_{t+1} - b), or, where `whole`,
+    w_t = ratio_0 .. ratio_t (sum_{j<t} discount^j credit_j + discount^t H_t / ratio_t - b).
+    b = baseline(s_t) - own R with the return R = sum_j fading^j ratio_0 .. ratio_j income_j of the trajectory.
+    Where `joint` the ratios are 1 in all of that, and X and R are multiplied by their product. An empty `ratio` is all
+    1. `credit`, `signal`, `income` and `ratio` have an entry for each slot where `by_slot`, else for each s A + a.
     power_sums[s,p] gains the p-th moments of a block sum Y over its m trajectories, scaled to the size of one
-    trajectory's: Y, Y^2/m, Y^3/m, Y^4/m^2; blocks[b] the pooled share Y/sqrt(m). Returns the number of steps.
+    trajectory's: Y, Y^2/m, Y^3/m, Y^4/m^2; blocks[b] the pooled share Y/sqrt(m), weights[b] the products of all ratios.
+    With eight rows power_sums has mixed moments of Y and weights[b] as well. Returns the number of steps.
     The score is linear, so a step adds to W[s,a] alone and a block is centred once: Y = W - pi sum_a W.
     """
     W = np.zeros(pi.shape)
@@ -28,18 +31,18 @@ def gradient_sums(
     done, end = edges[0], edges[-1]
     log, begin, column = workspace(end - done, 2 if by_slot else 1)
     length, rho = np.empty(BATCH, np.int64), np.empty(1)
-    steps, b, found = 0, 0, 0
+    steps, b, found, together = 0, 0, 0, 0.0
+    weighted = ratio.shape[0] > 0
     count, recent = 1, SHORTEST
     while done < end and count > 0:
         log, count, recent = walk_some(key, done, end, law, stop, recent, log, begin, column, length)
         for i in range(count):
             taken = length[i]
             codes, slots = log[0, begin[i] :, column[i]], log[-1, begin[i] :, column[i]]
-            weighted = ratio.shape[0] > 0
             if weighted and rho.shape[0] < taken:
                 rho = np.empty(2 * taken)
-            total, product = 0.0, 1.0
-            if whole or weighted:
+            total, product, earned = 0.0, 1.0, 0.0
+            if whole or weighted or own > 0.0:
                 for t in range(taken):
                     a = (codes[t + 1] & ~TERMINAL) >> bits
                     k = U(slots[t + 1]) if by_slot else (codes[t] & mask) * A + a
@@ -47,16 +50,30 @@ def gradient_sums(
                     if weighted:
                         product *= ratio[k]
                         rho[t] = product
+                    if own > 0.0:
+                        gained = fading[min(t, fading.shape[0] - 1)] * income[k]
+                        earned += gained if joint else product * gained
+            mine = own * (product * earned if joint else earned)
+            together += product
             ahead = last[codes[taken] & mask]
             for t in range(taken - 1, -1, -1):
                 s, a = codes[t] & mask, (codes[t + 1] & ~TERMINAL) >> bits
                 k = U(slots[t + 1]) if by_slot else s * A + a
-                if whole:
-                    weight = product * (total - baseline[s])
-                else:
-                    weight = discounts[min(t, discounts.shape[0] - 1)] * (signal[k] + decay * ahead - baseline[s])
+                base = baseline[s] - mine
+                if whole and (joint or not weighted):
+                    weight = product * (total - base)
+                elif whole:
+                    discount = discounts[min(t, discounts.shape[0] - 1)]
+                    total -= discount * credit[k]
                     ahead = credit[k] + decay * ahead
-                    if weighted:
+                    weight = rho[t] * (total + discount * ahead - base)
+                    ahead *= ratio[k]
+                else:
+                    weight = discounts[min(t, discounts.shape[0] - 1)] * (signal[k] + decay * ahead - base)
+                    ahead = credit[k] + decay * ahead
+                    if joint:
+                        weight *= product
+                    elif weighted:
                         weight *= rho[t]
                         ahead *= ratio[k]
                 W[s, a] += weight
@@ -67,15 +84,52 @@ def gradient_sums(
             steps += taken
             done += 1
             if done == edges[b + 1]:
-                add_block(W, visited[:found], float(edges[b + 1] - edges[b]), pi, pool, share, power_sums, blocks[b])
+                m = float(edges[b + 1] - edges[b])
+                add_block(W, visited[:found], m, together, pi, pool, share, power_sums, blocks[b])
+                weights[b] = together
                 b += 1
-                found = 0
+                found, together = 0, 0.0
     return steps
 
 
 @kernel
-def add_block(W, visited, m, pi, pool, share, power_sums, block):
-    """The sums of one block of m trajectories go into power_sums and `block`; W is cleared where visited"""
+def return_sums(key, edges, law, n_actions, by_slot, income, ratio, fading, joint, stop, sums):
+    """sums[b] = sum of R = sum_j fading^j ratio_0 .. ratio_j income_j over trajectories edges[b] .. edges[b+1]-1
+
+    or of sum_j fading^j income_j times all ratios where `joint`.
+    """
+    A, bits = U(n_actions), U(law[-1])
+    mask = (ONE << bits) - ONE
+    done, end = edges[0], edges[-1]
+    log, begin, column = workspace(end - done, 2 if by_slot else 1)
+    length = np.empty(BATCH, np.int64)
+    b, count, recent, total = 0, 1, SHORTEST, 0.0
+    while done < end and count > 0:
+        log, count, recent = walk_some(key, done, end, law, stop, recent, log, begin, column, length)
+        for i in range(count):
+            codes, slots = log[0, begin[i] :, column[i]], log[-1, begin[i] :, column[i]]
+            earned, product = 0.0, 1.0
+            for t in range(length[i]):
+                a = (codes[t + 1] & ~TERMINAL) >> bits
+                k = U(slots[t + 1]) if by_slot else (codes[t] & mask) * A + a
+                if ratio.shape[0] > 0:
+                    product *= ratio[k]
+                gained = fading[min(t, fading.shape[0] - 1)] * income[k]
+                earned += gained if joint else product * gained
+            total += product * earned if joint else earned
+            done += 1
+            if done == edges[b + 1]:
+                sums[b] = total
+                b += 1
+                total = 0.0
+
+
+@kernel
+def add_block(W, visited, m, weight, pi, pool, share, power_sums, block):
+    """The sums of one block of m trajectories go into power_sums and `block`; W is cleared where visited
+
+    Rows 4 to 7 of power_sums, where there are, gain Y w/m, Y w^3/m^2, Y^2 w^2/m^2 and Y^3 w/m^2 with the `weight` w.
+    """
     root = np.sqrt(m)
     for j in range(visited.shape[0]):
         s = visited[j]
@@ -90,6 +144,12 @@ def add_block(W, visited, m, pi, pool, share, power_sums, block):
             power_sums[s, 1, a] += square
             power_sums[s, 2, a] += square * y
             power_sums[s, 3, a] += square * square
+            if power_sums.shape[1] > 4:
+                mixed = y * weight / m
+                power_sums[s, 4, a] += mixed
+                power_sums[s, 5, a] += mixed * weight * weight / m
+                power_sums[s, 6, a] += mixed * mixed
+                power_sums[s, 7, a] += mixed * square
             if pool[s, a] >= 0:
                 block[pool[s, a]] += share[s, a] * y / root
 

@@ -1,6 +1,6 @@
 """The mean, bias and covariance of what one trajectory says of the gradient."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,14 +11,14 @@ from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.lazy import cached_property
 from fastpg.moments.law import StepLaw, step_law
 from fastpg.moments.perturbed import Perturbed, Steps
+from fastpg.moments.sampled import Sampled
 from fastpg.moments.stepwise import Raw, Stepwise
-from fastpg.moments.whole import Whole
 from fastpg.radius import Radius, spectral_radius
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.tables import Horizon
-from fastpg.validation import FloatArray, frozen
+from fastpg.validation import FloatArray, frozen, positive_integer
 
 # Second moments use dense (S, S A) tables of the states that are reached, a handful of them.
 MOST_BYTES = 4 * 2**30
@@ -26,7 +26,7 @@ MOST_BYTES = 4 * 2**30
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EstimatorMoments:
-    """Mean and covariance of the estimate X (S, A) of dJ/dlogits from one trajectory.
+    """Mean and covariance of the estimate X (S, A) of dJ/dlogits from n trajectories, whose covariance is that / n.
 
     ====================  ============  =========================================================================
     `mean`                (S, A)        E X
@@ -38,8 +38,10 @@ class EstimatorMoments:
     `signal_to_noise`     (S, A)        |mean| / standard deviation; inf where an entry does not vary, 0 if it is 0
     ====================  ============  =========================================================================
 
-    A mean of n trajectories has covariance `covariance()` / n. Second moments are E X X^T less the product of means,
-    and right to about 1e-14 of E X X^T.
+    So for a mean over single trajectories all are those of one trajectory, whatever n. Those of a `BatchAverage` depend
+    on n and are exact for it; `at(n)` has them for another one. With weights "self-normalised" the covariance is that
+    of the limit of many trajectories, and the mean right to order 1/n. Second moments are E X X^T less the product of
+    means, and right to about 1e-14 of E X X^T.
     """
 
     plan: Plan | PerturbedPlan
@@ -47,7 +49,15 @@ class EstimatorMoments:
     finite: bool
     _reason: str
     _law: StepLaw | Steps
-    _recursion: Stepwise | Whole | Perturbed
+    _recursion: Stepwise | Sampled | Perturbed
+
+    def at(self, n: int) -> "EstimatorMoments":
+        """Those of the estimate from n trajectories: itself where they do not depend on n."""
+        if not isinstance(self._recursion, Sampled) or not self._recursion.depends:
+            return self
+        recursion = self._recursion.at(n)
+        reason = _no_variance(recursion)
+        return replace(self, finite=not reason, _reason=reason, _recursion=recursion)
 
     @property
     def entries(self) -> int:
@@ -118,6 +128,8 @@ class EstimatorMoments:
     @cached_property
     def _mean(self) -> FloatArray:
         """Over the states that are reached, in units."""
+        if not self.finite and isinstance(self._recursion, Sampled) and self._recursion.bent:
+            raise InfiniteVariance(self._reason)
         steps = self.plan.horizon if isinstance(self.plan.horizon, int) else 0
         size = 8 * self._law.states.size * max(steps, self._law.states.size)
         if size > MOST_BYTES:
@@ -141,7 +153,7 @@ class EstimatorMoments:
         if S == 0:
             return Raw(np.zeros((0, A)), np.zeros((0, A, A)), np.zeros((0, A, 0, A)) if full else None)
         steps = self.plan.horizon if isinstance(self.plan.horizon, int) else 0
-        size = 8 * S * max(8 * S * A, 6 * steps)
+        size = 8 * S * max(self._recursion.tables * S * A, 6 * steps)
         if size > MOST_BYTES:
             raise InvalidArgument(
                 f"second moments of {S} states and {A} actions over {steps or 'any number of'} steps take about "
@@ -172,13 +184,15 @@ def estimator_moments(
     estimator: Estimator,
     *,
     horizon: Horizon | None = None,
+    n: int | None = None,
     allow_infinite: bool = False,
 ) -> EstimatorMoments:
     """Exact moments of `estimator` on one trajectory, by linear recursions and no sampling.
 
     `horizon` is a number of steps, "geometric" (stop with probability 1 - discount after each step, no discounting),
     or None: that of the evaluation, infinite unless it has one. The bias is relative to the gradient of the
-    evaluation, so that it includes what a shorter horizon cuts off.
+    evaluation, so that it includes what a shorter horizon cuts off. `n` is the number of trajectories of the estimate,
+    None the limit of many; only a `BatchAverage` and self-normalised weights depend on it.
 
     Raises InfiniteVariance where second moments are infinite; with `allow_infinite` mean and bias are returned all the
     same and `trace` is inf. NoExactMoments is raised where an estimator that perturbs the policy has none, or only at
@@ -205,25 +219,33 @@ def estimator_moments(
         perturbed = Perturbed.of(made)
         return EstimatorMoments(made, evaluation.logit_gradient, True, "", perturbed.law, perturbed)
     law = step_law(made)
-    recursion = Whole.of(made, law) if made.terms.whole else Stepwise.of(made, law)
-    size = [_radius(recursion, moment) for moment in (1, 2)]
-    if size[0] is not None and size[0].upper >= 1:
-        raise InfiniteVariance(_infinite("mean", made, size[0], law))
-    finite = size[1] is None or size[1].upper < 1
-    message = "" if size[1] is None else _infinite("variance", made, size[1], law)
-    if not finite and not allow_infinite:
-        raise InfiniteVariance(message)
-    return EstimatorMoments(made, evaluation.logit_gradient, finite, message, law, recursion)
+    n = None if n is None else positive_integer("n", n)
+    plain = not (made.terms.whole or made.joint or made.terms.income is not None)
+    recursion = Stepwise.of(made, law) if plain else Sampled.of(made, law, n)
+    size = _radius(recursion, 1)
+    if size is not None and size.upper >= 1:
+        raise InfiniteVariance(_infinite("mean", recursion, size))
+    reason = _no_variance(recursion)
+    if reason and not allow_infinite:
+        raise InfiniteVariance(reason)
+    return EstimatorMoments(made, evaluation.logit_gradient, not reason, reason, law, recursion)
 
 
-def _radius(recursion: Stepwise | Whole, moment: int) -> Radius | None:
+def _no_variance(recursion: Stepwise | Sampled) -> str:
+    """Why second moments are infinite; empty where they are not."""
+    size = _radius(recursion, 2)
+    return "" if size is None or size.upper < 1 else _infinite("variance", recursion, size)
+
+
+def _radius(recursion: Stepwise | Sampled, moment: int) -> Radius | None:
     """How fast a moment grows with the horizon; None where there is nothing to grow or a horizon to stop it."""
     if recursion.horizon is not None or not recursion.law.states.size:
         return None
     return spectral_radius(recursion.growth(moment))
 
 
-def _infinite(what: str, made: Plan, radius: Radius, law: StepLaw) -> str:
+def _infinite(what: str, recursion: Stepwise | Sampled, radius: Radius) -> str:
+    made, law = recursion.plan, recursion.law
     name = made.name
     state, n = int(law.states[radius.states[0]]), radius.states.size
     known = "at least 1" if radius.lower >= 1 else "too close to 1 to tell"

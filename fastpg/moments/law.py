@@ -33,6 +33,7 @@ class StepLaw:
     ratio: FloatArray
     credit: FloatArray
     signal: FloatArray
+    income: FloatArray
     baseline: FloatArray
     last: FloatArray
     pi: FloatArray
@@ -151,6 +152,7 @@ def step_law(plan: Plan) -> StepLaw:
         ratio[kept],
         terms.credit[kept],
         terms.signal[kept],
+        np.zeros(kept.size) if terms.income is None else terms.income[kept],
         terms.baseline[states],
         plan.last[states],
         plan.policy.probabilities[states],
@@ -161,13 +163,15 @@ def step_law(plan: Plan) -> StepLaw:
 def _counting(plan: Plan, state: npt.NDArray[np.int64], edges: sparse.csr_array) -> npt.NDArray[np.bool_]:
     """States from which a credit, a signal or a last value other than 0 can be reached.
 
-    In a whole return a reward counts for all scores, before and after it.
+    In a whole return or an average of the sample a reward counts for all scores, before and after it, and so do all
+    ratios where they weigh whole trajectories.
     """
     terms, n = plan.terms, state.size
     signal = terms.signal[:n] != (0.0 if terms.whole else terms.baseline[state])
     counts = np.zeros(plan.mdp.n_states, bool)
     counts[state[(plan.ratio > 0) & ((terms.credit[:n] != 0) | signal)]] = True
     counts |= (plan.last != 0) & ~plan.mdp.terminal
-    if terms.whole:
-        return np.full(counts.size, bool((counts | (terms.baseline != 0)).any()))
+    if terms.whole or plan.joint or terms.income is not None:
+        income = terms.income is not None and bool(terms.income.any())
+        return np.full(counts.size, income or bool((counts | (terms.baseline != 0)).any()))
     return reached(sparse.csr_array(edges.T), counts) if counts.any() else counts

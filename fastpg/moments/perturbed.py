@@ -7,6 +7,7 @@ the policy counts, so that no digits are lost however small the perturbation is.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +107,9 @@ class Perturbed:
     plan: PerturbedPlan
     law: Steps
     enumeration: Enumeration
+
+    # About how many numbers (S, S, A) are held at once.
+    tables: ClassVar[int] = 8
 
     @classmethod
     def of(cls, plan: PerturbedPlan) -> "Perturbed":

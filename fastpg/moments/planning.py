@@ -9,7 +9,7 @@ import numpy as np
 from fastpg.errors import InvalidArgument
 from fastpg.evaluation import Evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
-from fastpg.moments.estimator_moments import estimator_moments
+from fastpg.moments.estimator_moments import EstimatorMoments, estimator_moments
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.faults import Fault
 from fastpg.sampling.tables import Horizon
@@ -17,6 +17,8 @@ from fastpg.validation import FloatArray, frozen
 
 # More trajectories than this are an error of the caller.
 MOST_SAMPLES = 1e300
+# Times that a number of trajectories is computed from moments for the number before.
+ROUNDS = 20
 
 
 def optimal_baseline(
@@ -77,7 +79,8 @@ def samples_needed(
 
         trace / n + |bias|^2 <= relative_error^2 |dJ/dlogits|^2
 
-    Raises InvalidArgument where the gradient is 0, or the bias alone is larger than that.
+    with the trace and the bias for n where they depend on it. Raises InvalidArgument where the gradient is 0, or the
+    bias alone is larger than that.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, evaluate, problems
     >>> mdp = problems.bandit([1.0, 0.0])
@@ -90,12 +93,23 @@ def samples_needed(
     size = float(np.linalg.norm(moments.gradient))
     if size == 0:
         raise InvalidArgument("a relative error needs a gradient that is not 0 but this one is")
+    n = _enough(moments, size, relative_error)
+    # Where the moments depend on n, they hardly do.
+    for _ in range(ROUNDS):
+        before, n = n, _enough(moments.at(max(n, 2)), size, relative_error)
+        if n == before:
+            break
+    return n
+
+
+def _enough(moments: EstimatorMoments, size: float, relative_error: float) -> int:
+    """The n that is enough by the moments as they are, for a gradient of length `size`."""
     bias = float(np.linalg.norm(moments.bias)) / size
     # A bias within the rounding of the moments is none.
     bias = bias if bias > 1e-12 else 0.0
     if bias >= relative_error:
         raise InvalidArgument(
-            f"relative_error must be above {bias:.3g}, the bias of {type(estimator).__name__} as a share of the "
+            f"relative_error must be above {bias:.3g}, the bias of {moments.plan.name} as a share of the "
             f"gradient's length, but is {relative_error!r}: no number of trajectories is enough"
         )
     # As lengths, whose ratios overflow later than those of squares.

@@ -4,7 +4,7 @@ H = ratio (c + k H'),  X = ratio (z (e + k H') + g X'),  z the score of the step
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy import linalg
@@ -47,16 +47,20 @@ class Raw(NamedTuple):
 class Stepwise:
     """The recursions of one estimator."""
 
+    plan: Plan
     law: StepLaw
     coefficients: Coefficients
     horizon: int | None
+
+    # About how many numbers (S, S, A) are held at once.
+    tables: ClassVar[int] = 8
 
     @classmethod
     def of(cls, plan: Plan, law: StepLaw) -> "Stepwise":
         """The recursions of a plan whose terms are not `whole`."""
         k, g, s = plan.discount * plan.terms.trace, plan.step_discount, plan.survival
         coefficients = Coefficients(k * s, g * s, k * k * s, k * g * s, g * g * s)
-        return cls(law, coefficients, None if isinstance(plan.horizon, str) else plan.horizon)
+        return cls(plan, law, coefficients, None if isinstance(plan.horizon, str) else plan.horizon)
 
     @cached_property
     def e(self) -> FloatArray:

@@ -1,6 +1,7 @@
 """Compiled samplers: trajectories and gradient estimates, reproducible on any number of threads."""
 
 from fastpg.sampling import directions, faults
+from fastpg.sampling.baselines import BatchAverage
 from fastpg.sampling.estimate import GradientEstimate, estimate_gradient
 from fastpg.sampling.estimators import GAE, Estimator, PlugIn, RewardToGo, TemporalDifference, TotalReturn
 from fastpg.sampling.evaluation import SampledEvaluation, sample_evaluation
@@ -9,6 +10,7 @@ from fastpg.sampling.trajectories import Trajectories, rollout, sample_returns
 
 __all__ = [
     "GAE",
+    "BatchAverage",
     "Estimator",
     "EvolutionStrategy",
     "FiniteDifference",

@@ -36,6 +36,9 @@ class Contributions(NamedTuple):
     An entry that is c on a share q of the trajectories and 0 on the others has n q of both. `resolution` (S, A) is
     the size of change, in units of reward, below which an entry counts as constant, as with an exact baseline.
     `centred` says whether the entries of a state sum to 0 in each estimate, as scores do.
+
+    With self-normalised weights W - E W times the estimate counts as what one more step adds to every entry. The
+    average of the sample as a baseline counts as its mean.
     """
 
     n: int
@@ -66,33 +69,32 @@ def expected_contributions(
     # Fourth powers of rewards overflow before rewards do; the ratio does not depend on their scale.
     scale = max(float(np.abs(x).max(initial=0.0)) for x in (terms.credit, terms.signal, terms.baseline)) or 1.0
     credit, signal = frozen(terms.credit / scale), frozen(terms.signal / scale)
-    baseline = terms.baseline / scale
     joint = (table.offset, table.successor)
-    # The weights of whole trajectories are left out: how heavy their tails are is left to the sample.
-    weighted = made.ratios.size > 0 and not terms.whole
-    ratio = frozen(
-        np.append(made.ratio, np.ones(table.reward.size - made.ratio.size)) if weighted else np.ones(table.reward.size)
-    )
+    ratio = frozen(np.append(made.ratio, np.ones(table.reward.size - made.ratio.size)))
     pi = made.policy.probabilities
-    past = np.zeros((5, pi.shape[0]))
-    past[0] = made.start
-    if not terms.whole:
-        past[1:] = made.start
+    past = np.zeros((5 if made.ratios.size else 1, 5 if terms.whole else 1, pi.shape[0]))
+    past[:, 0] = made.start
 
-    def backward(h: FloatArray) -> FloatArray:
+    def backward(h: FloatArray, c: FloatArray = credit, factor: float = decay) -> FloatArray:
         out = np.empty(h.shape)
-        kernels.return_moments(*joint, table.probability, ratio, credit, decay, survival, h, out)
+        kernels.return_moments(*joint, table.probability, ratio, c, factor, survival, h, out)
         return frozen(out)
 
-    nothing_to_go = np.zeros(past.shape)
+    nothing_to_go = np.zeros((5 if made.joint else 1, 5, pi.shape[0]))
     nothing_to_go[:] = (made.last / scale) ** np.arange(5)[:, None]
     steps = _steps(mdp, made.sampled, made.start, rule.horizon, survival)
-    second, fourth, noise, distinct = np.zeros((4, *pi.shape))
-    size = 1.0
+    baseline = terms.baseline / scale
+    if terms.income is not None:
+        earned = frozen(np.zeros(nothing_to_go.shape) + np.eye(5)[0][:, None])
+        for _ in range(steps):
+            earned = backward(earned, frozen(terms.income / scale), made.discount)
+        baseline = baseline + made.start @ earned[min(1, len(earned) - 1), 1]
+    first, second, fourth, noise, distinct = np.zeros((5, *pi.shape))
+    size, spread = 1.0, (0.0, 0.0)
     for t, h in enumerate(_reversed_orbit(backward, frozen(nothing_to_go), steps)):
         discount = float(rule.discounts[min(t, rule.discounts.size - 1)])
         b = frozen(baseline if terms.whole else discount * baseline)
-        now = np.zeros((3, *pi.shape))
+        now = np.zeros((4, *pi.shape))
         kernels.visit_moments(
             *joint,
             table.action,
@@ -104,17 +106,19 @@ def expected_contributions(
             decay,
             survival,
             discount,
-            terms.whole,
             frozen(past),
             h,
             *now,
         )
-        second, fourth, noise = second + now[0], fourth + now[1], noise + now[2]
-        distinct = np.maximum(distinct, _ratio(n, now[0], now[1]))
-        size = max(size, float(np.sqrt(h[2].max())))
+        first, second, fourth, noise = first + now[0], second + now[1], fourth + now[2], noise + now[3]
+        distinct = np.maximum(distinct, _ratio(n, now[1], now[2]))
+        size = max(size, float(np.sqrt(h[-1, 2].max())))
+        if t == 0 and made.normalised:
+            spread = _spread(backward(h)[:, 0] @ made.start)
         following = np.empty(past.shape)
-        kernels.past_moments(*joint, table.probability, ratio, credit, discount, survival, terms.whole, past, following)
+        kernels.past_moments(*joint, table.probability, ratio, credit, discount, survival, past, following)
         past = following
+    second, fourth = second + spread[0] * first**2, fourth + spread[1] * first**4
     varies = second > ROUNDING**2 * noise
     second, fourth, distinct = (frozen(np.where(varies, moment, 0.0)) for moment in (second, fourth, distinct))
     return Contributions(
@@ -152,15 +156,21 @@ def _raw_return_moments(made: PerturbedPlan) -> FloatArray:
     if not isinstance(horizon, int):
         discount, survival, horizon = 1.0, mdp.discount, MOST_STEPS
     ratio, reward = frozen(np.ones(table.reward.size)), frozen(table.reward / made.unit)
-    h = np.zeros((5, mdp.n_states))
-    h[0] = 1.0
+    h = np.zeros((1, 5, mdp.n_states))
+    h[0, 0] = 1.0
     for _ in range(_steps(mdp, made.policy, mdp.start, horizon, survival)):
         following = np.empty(h.shape)
         kernels.return_moments(
             table.offset, table.successor, table.probability, ratio, reward, discount, survival, frozen(h), following
         )
         h = following
-    return np.asarray(h @ mdp.start)
+    return np.asarray(h[0] @ mdp.start)
+
+
+def _spread(raw: FloatArray) -> tuple[float, float]:
+    """Second and fourth central moments of W / E W from raw moments (5,) of W."""
+    _, w1, w2, w3, w4 = raw / raw[1] ** np.arange(5)
+    return float(w2 - w1), float(w4 - 4 * w3 + 6 * w2 - 3 * w1)
 
 
 def _ratio(n: int, second: FloatArray, fourth: FloatArray) -> FloatArray:

@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastpg.errors import SolveError
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.rng import RNG, philox_key
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.parallel import StopFlag, in_order
 from fastpg.sampling.plan import plan
+from fastpg.sampling.sampler import Earner
 from fastpg.sampling.tables import Horizon, IntArray
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
 
@@ -32,7 +34,7 @@ class Pooling(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GradientEstimate:
-    """The mean of n independent single-trajectory estimates of dJ/dlogits.
+    """An estimate of dJ/dlogits from n independent trajectories, the mean of one from each of them.
 
     ================  ======  ==================================================================================
     `mean`            (S, A)  the estimate
@@ -44,6 +46,10 @@ class GradientEstimate:
     `block_sizes`     (B,)    the number of trajectories in each block
     `pooling`                 the `Pooling`: which column of `blocks` an entry went into
     ================  ======  ==================================================================================
+
+    Of self-normalised weights, mean W Y / mean W, the statistics are those of the mean of W (Y - X) / mean W, X the
+    estimate, by which it differs from its limit but for terms of order 1/n. Of a `BatchAverage` they are those of the
+    baseline that was found, whose own fluctuation changes the estimate by such terms only.
     """
 
     mean: FloatArray
@@ -81,6 +87,7 @@ def estimate_gradient(
     bytes a step of a trajectory of more than a million. `progress` is called with the trajectories done so far.
     With `keep_partial` an interrupt (Ctrl-C) ends it early: what is returned is the estimate from the first
     trajectories, as many as were done, and says how many in `n`.
+    A `BatchAverage` walks each trajectory twice, first for the average, and keeps nothing partial.
     `pooling` says which entries `blocks` keeps, and which of them together; all when left out. What perturbs the policy
     takes several episodes for a sample, which stands for a trajectory here, and 24 bytes an outcome.
 
@@ -91,40 +98,62 @@ def estimate_gradient(
     """
     n = positive_integer("n", n)
     key, made = philox_key(rng), plan(mdp, policy, estimator, horizon)
-    shape = made.policy.probabilities.shape
+    shape, rows = made.policy.probabilities.shape, made.rows
+    made.require_sample(n, keep_partial=keep_partial)
     pool, weight = pooling = pooled(np.ones(shape, bool), POOLS) if pooling is None else pooling
-    add = made.sampler(key, pool, weight)
     B = min(n, BLOCKS)
     # floor(b n / B) for b = 0..B, in two parts that cannot overflow.
     b = np.arange(B + 1, dtype=np.int64)
     edges = frozen(b * (n // B) + b * (n % B) // B)
-    blocks = np.zeros((B, max(int(pool.max()) + 1, 1)))
-
-    def work(piece: slice, stop: StopFlag) -> tuple[FloatArray, int, int]:
-        sums = np.zeros((shape[0], 4, shape[1]))
-        mine = frozen(edges[piece.start : piece.stop + 1])
-        steps = add(mine, stop, sums, blocks[piece])
-        return sums.swapaxes(0, 1), steps, int(mine[-1])
-
+    blocks, weights = np.zeros((B, max(int(pool.max()) + 1, 1))), np.zeros(B)
     cuts = np.linspace(0, B, min(PIECES, B) + 1).astype(int)
     pieces = [slice(first, last) for first, last in pairwise(cuts)]
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done)
+
+    def averaged(earn: Earner) -> float:
+        """The average of what each trajectory earns, all walked beforehand."""
+        sums = np.zeros(B)
+
+        def work(piece: slice, stop: StopFlag) -> int:
+            mine = frozen(edges[piece.start : piece.stop + 1])
+            earn(mine, stop, sums[piece])
+            return int(mine[-1])
+
+        for done in in_order(work, pieces, threads):
+            tell(done // 2)
+        return float(sums.sum() / n)
+
+    add = made.sampler(key, n, pool, weight, averaged)
+
+    def work(piece: slice, stop: StopFlag) -> tuple[FloatArray, int, int]:
+        sums = np.zeros((shape[0], rows, shape[1]))
+        mine = frozen(edges[piece.start : piece.stop + 1])
+        steps = add(mine, stop, sums, blocks[piece], weights[piece])
+        return sums.swapaxes(0, 1), steps, int(mine[-1])
+
     # One name for all three: an interrupt finds them before a piece or after it.
-    state = np.zeros((4, *shape)), 0, 0
+    state = np.zeros((rows, *shape)), 0, 0
     try:
         for piece_sums, piece_steps, done in in_order(work, pieces, threads):
             state = state[0] + piece_sums, state[1] + piece_steps, state[2] + 1
-            if progress is not None:
-                progress(done)
+            tell((n + done) // 2 if made.averages else done)
     except KeyboardInterrupt:
         if not keep_partial or not state[2]:
             raise
         # The first pieces are all there; what began after them is left out.
         B = pieces[state[2] - 1].stop
-        n, edges, blocks = int(edges[B]), edges[: B + 1], blocks[:B]
+        n, edges, blocks, weights = int(edges[B]), edges[: B + 1], blocks[:B], weights[:B]
     sums, steps, _ = state
+    sizes = np.diff(edges)
+    limit = np.zeros(shape)
+    if made.normalised:
+        limit, sums, blocks = _linearised(sums, blocks, weights, sizes, pooling)
     mean, standard_error, contributions = _moments(sums, n, B)
-    mean, standard_error, blocks = (frozen(made.unit * x) for x in (mean, standard_error, blocks))
-    return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(np.diff(edges)), pooling)
+    mean, standard_error, blocks = (frozen(made.unit * x) for x in (limit + mean, standard_error, blocks))
+    return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(sizes), pooling)
 
 
 def pooled(kept: BoolArray, most: int, scale: FloatArray | float = 1.0) -> Pooling:
@@ -141,6 +170,25 @@ def pooled(kept: BoolArray, most: int, scale: FloatArray | float = 1.0) -> Pooli
         pool[kept] = fixed.permutation(entries) % most
         weight[kept] = fixed.choice([-1.0, 1.0], entries) / np.broadcast_to(scale, kept.shape)[kept]
     return Pooling(frozen(pool), frozen(weight))
+
+
+def _linearised(
+    sums: FloatArray, blocks: FloatArray, weights: FloatArray, sizes: IntArray, pooling: Pooling
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """X = sum W Y / sum W, and the power and block sums of (W Y - W X) / mean W, which sum to 0."""
+    total = float(weights.sum())
+    if not total > 0:
+        raise SolveError(f"self-normalised weights must have a sum above 0 but it is {total:g}; use a shorter horizon")
+    x, omega = sums[0] / total, total / sizes.sum()
+    _, y2, _, y4, yw, yw3, y2w2, y3w = sums
+    w2, w4 = float(np.sum(weights**2 / sizes)), float(np.sum(weights**4 / sizes.astype(np.float64) ** 2))
+    second = y2 - 2 * x * yw + x**2 * w2
+    fourth = y4 - 4 * x * y3w + 6 * x**2 * y2w2 - 4 * x**3 * yw3 + x**4 * w4
+    zero = np.zeros(x.shape)
+    kept = pooling.pool >= 0
+    shift = np.bincount(pooling.pool[kept], (pooling.weight * x)[kept], minlength=blocks.shape[1])
+    blocks = (blocks - np.outer(weights / np.sqrt(sizes), shift)) / omega
+    return x, np.stack((zero, second / omega**2, zero, fourth / omega**4)), blocks
 
 
 def _moments(sums: FloatArray, n: int, B: int) -> tuple[FloatArray, FloatArray, FloatArray]:

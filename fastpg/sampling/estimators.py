@@ -3,6 +3,7 @@
 An estimator says what a step of a trajectory is worth; sampler, statistics and exact moments are the same for all.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol, cast
 
@@ -12,11 +13,13 @@ import numpy.typing as npt
 from fastpg.errors import InvalidArgument
 from fastpg.model import MDP
 from fastpg.policy import Policy
+from fastpg.sampling.baselines import Baseline, BatchAverage, state_baseline
 from fastpg.sampling.perturbation import Perturbing
 from fastpg.sampling.tables import OutcomeTable
 from fastpg.validation import FloatArray, float_array, frozen, real_between, require_finite
 
-Baseline = float | npt.ArrayLike | None
+# How the importance ratios of a trajectory weigh its steps.
+WEIGHTS = ("per-decision", "trajectory", "self-normalised")
 
 
 class Terms(NamedTuple):
@@ -25,10 +28,15 @@ class Terms(NamedTuple):
         H_t = ratio_t (credit_t + discount trace H_{t+1}),  H_T = last(s_T) where a horizon cuts the process
         w_t = step_discount^t ratio_0 ... ratio_t (signal_t + discount trace H_{t+1} - baseline(s_t)),
 
-    or, for a `whole` return, w_t = ratio_0 ... ratio_{T-1} (sum_j discount^j credit_j - baseline(s_t)). `credit` and
-    `signal` have one number for each outcome of the table, `baseline` and `last` one for each state, and the ratio is
-    pi(a|s) / behaviour(a|s) to the power `ratio_power`. No `step_discount` stands for the discount, no `last` for 0.
-    Geometric stopping has discount 1 in these equations, but for a given `step_discount`.
+    or, for a `whole` return, w_t = ratio_0 ... ratio_t (sum_{j<t} discount^j credit_j + discount^t H_t / ratio_t
+    - baseline(s_t)). `credit` and `signal` have one number for each outcome of the table, `baseline` and `last` one for
+    each state, and the ratio is pi(a|s) / behaviour(a|s) to the power `ratio_power`. No `step_discount` stands for the
+    discount, no `last` for 0. Geometric stopping has discount 1 in these equations, but for a given `step_discount`.
+
+    Those are `weights` "per-decision". With "trajectory" the ratios are 1 in them, and X is multiplied by the product W
+    of all ratios of its trajectory; with "self-normalised" the mean of n of these is divided by the mean of W.
+    Where there is an `income`, one number for each outcome, the average of its discounted sums over the n trajectories
+    is taken from each worth as well; with `leave_one_out` over the others.
     """
 
     credit: FloatArray
@@ -39,6 +47,9 @@ class Terms(NamedTuple):
     ratio_power: float = 1.0
     step_discount: float | None = None
     last: FloatArray | None = None
+    weights: str = "per-decision"
+    income: FloatArray | None = None
+    leave_one_out: bool = False
 
 
 class Scoring(Protocol):
@@ -57,21 +68,38 @@ Estimator = Scoring | Perturbing
 
 
 @dataclass(frozen=True, eq=False)
-class _Estimator:
+class _Estimator(ABC):
     behaviour: Policy | None = field(default=None, kw_only=True)
     weights: str | None = field(default=None, kw_only=True)
 
     _weights: ClassVar[str] = "per-decision"
 
     def __post_init__(self) -> None:
-        if self.weights not in (None, self._weights):
-            raise InvalidArgument(
-                f"weights of {type(self).__name__} must be None or {self._weights!r} but is {self.weights!r}"
-            )
-        if getattr(self, "baseline", None) is not None:
+        if self.weights not in (None, *WEIGHTS):
+            raise InvalidArgument(f"weights must be None or among {', '.join(WEIGHTS)} but is {self.weights!r}")
+        if isinstance(self._baseline, BatchAverage):
+            if self.weights == "self-normalised":
+                raise InvalidArgument("self-normalised weights need a baseline that is not an average of the sample")
+        elif self._baseline is not None:
             self._take("baseline")
         if self.behaviour is not None and not hasattr(self.behaviour, "probabilities"):
             raise InvalidArgument(f"behaviour must be a policy but is {self.behaviour!r}")
+
+    @property
+    def _baseline(self) -> Baseline:
+        return cast("Baseline", getattr(self, "baseline", None))
+
+    def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
+        """What each step is worth, how it is weighed, and whether an average of the sample is taken from it."""
+        terms, b = self._worth(mdp, table), self._baseline
+        terms = terms._replace(weights=self.weights or self._weights)
+        if not isinstance(b, BatchAverage):
+            return terms
+        return terms._replace(income=table.reward, leave_one_out=b.leave_one_out)
+
+    @abstractmethod
+    def _worth(self, mdp: MDP, table: OutcomeTable) -> Terms:
+        """What each step is worth."""
 
     def _take(self, name: str) -> None:
         """Replace a field by a frozen array, or a float where it is a single number."""
@@ -89,14 +117,17 @@ class _WithBaseline(_Estimator):
 class TotalReturn(_WithBaseline):
     """X = sum_t (G - b(s_t)) grad log pi(a_t|s_t) with the discounted return G of the whole trajectory.
 
-    Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array. With a
-    `behaviour` policy X is multiplied by prod_t pi(a_t|s_t) / behaviour(a_t|s_t) (weights="trajectory").
-    Source: Williams (1992), Theorem 1 (REINFORCE).
+    Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array; a
+    `BatchAverage` has the bias that it states. With a `behaviour` policy X is multiplied by the product W of all ratios
+    pi(a_t|s_t) / behaviour(a_t|s_t) (weights="trajectory"); "per-decision" gives the reward of step j times the score
+    of step t the ratios up to the later of the two; "self-normalised" divides mean W X by mean W, with a bias of order
+    1/n.
+    Source: Williams (1992), Theorem 1 (REINFORCE); Precup, Sutton & Singh (2000) for the weights.
     """
 
     _weights: ClassVar[str] = "trajectory"
 
-    def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
+    def _worth(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth the whole return."""
         return Terms(table.reward, table.reward, state_baseline(self.baseline, mdp), 1.0, whole=True)
 
@@ -108,7 +139,7 @@ class RewardToGo(_WithBaseline):
     Unbiased for the gradient of the same horizon for every baseline b: None, a constant or an (S,) array. `bootstrap`
     (S,) is the value of the state in which a fixed horizon cuts the process: with the exact V, and baseline or not,
     what is cut off changes the mean only by later scores. With a `behaviour` policy each reward is weighted by the
-    ratios up to its step (weights="per-decision").
+    ratios up to its step (weights="per-decision"), or all of X by those of the trajectory, as in `TotalReturn`.
     Source: Sutton et al. (1999); Baxter & Bartlett (2001); Precup, Sutton & Singh (2000) for the weights.
     """
 
@@ -119,7 +150,7 @@ class RewardToGo(_WithBaseline):
         if self.bootstrap is not None:
             self._take("bootstrap")
 
-    def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
+    def _worth(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth what follows it."""
         last = None if self.bootstrap is None else state_value("bootstrap", self.bootstrap, mdp)
         return Terms(table.reward, table.reward, state_baseline(self.baseline, mdp), 1.0, last=last)
@@ -140,7 +171,7 @@ class PlugIn(_Estimator):
         super().__post_init__()
         self._take("action_value")
 
-    def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
+    def _worth(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth its entry of the table."""
         signal = action_table("action_value", self.action_value, mdp)[origin(table), table.action[: origin(table).size]]
         return Terms(
@@ -167,7 +198,7 @@ class GAE(_Estimator):
         object.__setattr__(self, "trace", real_between("trace", self.trace, 0.0, 1.0))
         self._take("value")
 
-    def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
+    def _worth(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth the differences that follow it."""
         delta = temporal_difference(self.value, mdp, table)
         return Terms(delta, delta, state_baseline(self.baseline, mdp), self.trace)
@@ -193,8 +224,10 @@ class TemporalDifference(_Estimator):
         self._take("value")
         if self.along not in ("path", "visitation"):
             raise InvalidArgument(f"along must be 'path' or 'visitation' but is {self.along!r}")
+        if self.along == "visitation" and isinstance(self.baseline, BatchAverage):
+            raise InvalidArgument("an average of returns needs paths but along is 'visitation', which has single steps")
 
-    def terms(self, mdp: MDP, table: OutcomeTable) -> Terms:
+    def _worth(self, mdp: MDP, table: OutcomeTable) -> Terms:
         """Each step is worth its own difference."""
         delta = temporal_difference(self.value, mdp, table)
         return Terms(frozen(np.zeros(delta.size)), delta, state_baseline(self.baseline, mdp), 0.0)
@@ -215,15 +248,6 @@ def temporal_difference(value: npt.ArrayLike, mdp: MDP, table: OutcomeTable) -> 
     v, state = state_value("value", value, mdp), origin(table)
     steps = slice(state.size)
     return _padded(table.reward[steps] + mdp.discount * v[table.successor[steps]] - v[state], table)
-
-
-def state_baseline(baseline: Baseline, mdp: MDP) -> FloatArray:
-    """`baseline` as one number for each state."""
-    S = mdp.n_states
-    b = np.asarray(0.0 if baseline is None else baseline, dtype=np.float64)
-    if b.shape not in ((), (S,)):
-        raise InvalidArgument(f"baseline must be None, a number or an array of shape ({S},) but has shape {b.shape}")
-    return frozen(np.broadcast_to(b, (S,)).copy())
 
 
 def state_value(name: str, value: npt.ArrayLike, mdp: MDP) -> FloatArray:

@@ -3,12 +3,10 @@
 The perturbed policies are pi(b|s) exp(delta(s,b)) / sum_c pi(c|s) exp(delta(s,c)), the softmax of moved logits.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, cast
+from typing import ClassVar, NamedTuple, Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.certificate.equations import power_of_two
@@ -19,12 +17,9 @@ from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.sampling.directions import Directions, EveryCoordinate, Gaussian
 from fastpg.sampling.parallel import StopFlag
+from fastpg.sampling.sampler import Average, Key, Sampler
 from fastpg.sampling.tables import Horizon, IntArray, OutcomeTable, discount_powers, outcome_table, stopping
 from fastpg.validation import FloatArray, frozen, real_between
-
-Key = npt.NDArray[np.uint64]
-# Adds the samples edges[b] .. edges[b+1]-1 to power sums and to row b of blocks, and returns the steps it took.
-Sampler = Callable[[IntArray, StopFlag, FloatArray, FloatArray], int]
 
 # exp(scale u) of any direction u is far from overflow.
 LARGEST = 50.0
@@ -164,6 +159,10 @@ class PerturbedPlan:
     pairs: Pairs
     unit: float
 
+    rows: ClassVar[int] = 4
+    averages: ClassVar[bool] = False
+    normalised: ClassVar[bool] = False
+
     @property
     def free(self) -> tuple[IntArray, IntArray]:
         """The states and the actions of the free logits."""
@@ -180,7 +179,10 @@ class PerturbedPlan:
         turns = self.pairs.free.size if self.perturbation.directions.in_turn else 1
         return max(1, turns * (2 if self.perturbation.antithetic else 1))
 
-    def sampler(self, key: Key, pool: IntArray, weight: FloatArray) -> Sampler:
+    def require_sample(self, n: int, *, keep_partial: bool) -> None:
+        """Any will do."""
+
+    def sampler(self, key: Key, n: int, pool: IntArray, weight: FloatArray, averaged: Average) -> Sampler:  # noqa: ARG002
         """Of samples that are pooled so."""
         if self.horizon is None:
             raise InvalidArgument("horizon must be a positive number of steps or 'geometric' but is None")
@@ -193,7 +195,7 @@ class PerturbedPlan:
         how, factor, (state, action) = self.perturbation, self.factor, map(frozen, self.free)
         entries = (p.free, state, action, frozen(np.unique(state)))
 
-        def add(edges: IntArray, stop: StopFlag, sums: FloatArray, blocks: FloatArray) -> int:
+        def add(edges: IntArray, stop: StopFlag, sums: FloatArray, blocks: FloatArray, _weights: FloatArray) -> int:
             return int(
                 kernels.perturbed_sums(
                     key, edges, process, how.directions.kind, *entries, how.scale, factor, how.antithetic, how.common,

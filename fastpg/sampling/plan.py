@@ -13,7 +13,8 @@ from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.sampling.estimators import Estimator, Terms, along_of, behaviour_of, checked, origin, scoring
 from fastpg.sampling.parallel import StopFlag
-from fastpg.sampling.perturbation import Key, PerturbedPlan, Sampler, perturbed_plan, perturbing
+from fastpg.sampling.perturbation import PerturbedPlan, perturbed_plan, perturbing
+from fastpg.sampling.sampler import Average, Key, Sampler
 from fastpg.sampling.tables import (
     Horizon,
     IntArray,
@@ -90,6 +91,11 @@ class Plan:
         return rule._replace(discounts=frozen(discount_powers(discount, rule.horizon)))
 
     @property
+    def fading(self) -> FloatArray:
+        """The discounts of what is averaged."""
+        return frozen(discount_powers(self.discount, self.stopping.horizon))
+
+    @property
     def decay(self) -> float:
         """Of what follows a step in its worth."""
         return self.discount * self.terms.trace
@@ -99,6 +105,16 @@ class Plan:
         """`ratio`, empty where all are 1."""
         ratio = self.ratio
         return frozen(ratio if (ratio != 1).any() else np.empty(0))
+
+    @property
+    def joint(self) -> bool:
+        """Whether each step is weighed by all ratios of its trajectory."""
+        return self.terms.weights != "per-decision" and self.ratios.size > 0
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the mean of n trajectories is divided by that of the products of their ratios."""
+        return self.terms.weights == "self-normalised" and self.ratios.size > 0
 
     @property
     def last(self) -> FloatArray:
@@ -115,17 +131,46 @@ class Plan:
         ratio = self.policy.probabilities[state, action] / self.sampled.probabilities[state, action]
         return np.asarray(ratio**self.terms.ratio_power)
 
-    def sampler(self, key: Key, pool: IntArray, weight: FloatArray) -> Sampler:
-        """Of trajectories that are pooled so."""
-        rule, terms, pi = self.stopping, self.terms, self.policy.probabilities
-        law = rule.law(self.table)
-        by_slot, worths = self.table.indexed(self.mdp, terms.credit, terms.signal, self.ratios)
+    @property
+    def averages(self) -> bool:
+        """Whether the average of the sample is taken from what a step is worth."""
+        return self.terms.income is not None
 
-        def add(edges: IntArray, stop: StopFlag, sums: FloatArray, blocks: FloatArray) -> int:
+    @property
+    def rows(self) -> int:
+        """The number of power sums: those of the estimate, and with normalised weights those it has with them."""
+        return 8 if self.normalised else 4
+
+    def require_sample(self, n: int, *, keep_partial: bool) -> None:
+        """InvalidArgument where an average of the sample leaves nothing to average, or is to be known too early."""
+        if self.averages and (keep_partial or (self.terms.leave_one_out and n == 1)):
+            what = "cannot keep a partial sample" if keep_partial else "that leaves one out needs n of at least 2"
+            raise InvalidArgument(f"a BatchAverage {what}")
+
+    def sampler(self, key: Key, n: int, pool: IntArray, weight: FloatArray, averaged: Average) -> Sampler:
+        """Of n trajectories that are pooled so."""
+        rule, terms, pi = self.stopping, self.terms, self.policy.probabilities
+        law, joint = rule.law(self.table), self.joint
+        income = frozen(np.empty(0)) if terms.income is None else terms.income
+        by_slot, (credit, signal, income, ratios) = self.table.indexed(
+            self.mdp, terms.credit, terms.signal, income, self.ratios
+        )
+        fading, baseline, own = rule.discounts, terms.baseline, 0.0
+
+        def earn(edges: IntArray, stop: StopFlag, sums: FloatArray) -> None:
+            kernels.return_sums(key, edges, law, pi.shape[1], by_slot, income, ratios, fading, joint, stop, sums)
+
+        if self.averages:
+            fading = self.fading
+            # The baseline of trajectory i is (sum of R - R_i) / (n - 1) where it is left out.
+            own = 1.0 / (n - 1) if terms.leave_one_out else 0.0
+            baseline = frozen(baseline + averaged(earn) * (1.0 + own))
+
+        def add(edges: IntArray, stop: StopFlag, sums: FloatArray, blocks: FloatArray, weights: FloatArray) -> int:
             return int(
                 kernels.gradient_sums(
-                    key, edges, law, pi, by_slot, *worths, terms.baseline, self.last, rule.discounts, self.decay,
-                    terms.whole, pool, weight, stop, sums, blocks,
+                    key, edges, law, pi, by_slot, credit, signal, income, ratios, baseline, self.last, rule.discounts,
+                    fading, self.decay, terms.whole, joint, own, pool, weight, stop, sums, blocks, weights,
                 )
             )  # fmt: skip
 
@@ -169,10 +214,10 @@ def _checked_horizon(horizon: Horizon | None) -> Horizon | None:
 
 def _in_units(terms: Terms) -> tuple[float, Terms]:
     """A power of 2 near the largest number of `terms`, and `terms` divided by it: so powers of them do not overflow."""
-    tables = [terms.credit, terms.signal, terms.baseline] + ([] if terms.last is None else [terms.last])
-    unit = power_of_two(max(float(np.abs(x).max(initial=0.0)) for x in tables))
-    credit, signal, baseline, *last = (frozen(x / unit) for x in tables)
-    return unit, terms._replace(credit=credit, signal=signal, baseline=baseline, last=last[0] if last else None)
+    named = {name: getattr(terms, name) for name in ("credit", "signal", "baseline", "last", "income")}
+    tables = {name: x for name, x in named.items() if x is not None}
+    unit = power_of_two(max(float(np.abs(x).max(initial=0.0)) for x in tables.values()))
+    return unit, terms._replace(**{name: frozen(x / unit) for name, x in tables.items()})
 
 
 def _covering(behaviour: Policy, policy: Policy, mdp: MDP) -> Policy:

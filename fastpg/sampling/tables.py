@@ -12,6 +12,7 @@ from fastpg.kernels.alias import alias_table
 from fastpg.kernels.random import HALF
 from fastpg.model import MDP
 from fastpg.policy import Policy
+from fastpg.sampling.duration import require_short
 from fastpg.validation import FloatArray, frozen, positive_integer
 
 IntArray = npt.NDArray[np.int64]
@@ -124,7 +125,8 @@ def stopping(mdp: MDP, policy: Policy, horizon: Horizon) -> Stopping:
     """Check `horizon`, a positive number of steps or "geometric".
 
     "geometric" goes on with probability `discount` after each step and does not discount rewards, which is unbiased
-    for the infinite horizon. At discount 1 it runs to the end, and SolveError is raised where there may be none.
+    for the infinite horizon. At discount 1 it runs to the end, and SolveError is raised where there may be none,
+    InvalidArgument where it is too far away.
     """
     if isinstance(horizon, str):
         if horizon != "geometric":
@@ -137,7 +139,9 @@ def stopping(mdp: MDP, policy: Policy, horizon: Horizon) -> Stopping:
             )
         if mdp.discount == 1:
             induced_chain(mdp, policy)
+            require_short(mdp, policy)
             return Stopping(FOREVER, frozen(np.empty(0)), undiscounted)
+        require_short(mdp, policy)
         # Products beyond 2^-53, the smallest uniform number drawn, are never reached.
         powers = [mdp.discount]
         while powers[-1] > 2.0**-54:

@@ -1,0 +1,350 @@
+"""First and second moments of what a trajectory adds up to, where each step is linear in what follows it.
+
+Scalars and vectors of what is ahead of a state, primes one step later, z the score of the step:
+
+    h_i = sum_k B_ik h'_k,   x_j = z sum_k E_jk h'_k + sum_m D_jm x'_m,   h_0 = 1
+
+The coefficients depend on the outcome of the step, and an index on itself and lower ones alone. So E h_i h_k,
+E h_i x_j and E x_j x_m^T solve linear recursions one after the other.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from scipy import linalg
+
+from fastpg.lazy import cached_property
+from fastpg.model import Transition
+from fastpg.moments.law import Measure, StepLaw, centred, score_blocks, without
+from fastpg.moments.stepwise import _Total
+from fastpg.radius import spectral_radius
+from fastpg.validation import FloatArray
+
+Coefficients = dict[int, FloatArray]
+Pair = tuple[int, int]
+Combination = dict[int, float]
+# The index of a vector that is 1 and has no score, beside which first moments are second ones.
+ONE = -1
+
+
+class Channels:
+    """Coefficients (n,) for each outcome: `scalars[i][k]` is B_ik, `own[j][k]` E_jk and `later[j][m]` D_jm.
+
+    `ended[i]` is h_i where the process has ended and `cut[i]` (S,) where a horizon cuts it; vectors are 0 there.
+    """
+
+    def __init__(self, law: StepLaw) -> None:
+        one = np.ones(law.probability.size)
+        self.scalars: list[Coefficients] = [{0: one}]
+        self.ended, self.cut = [1.0], [np.ones(law.states.size)]
+        self.own: list[Coefficients] = []
+        self.later: dict[int, Coefficients] = {ONE: {ONE: one}}
+
+    def scalar(self, before: Coefficients, itself: FloatArray, ended: float, cut: FloatArray) -> int:
+        """A further scalar, and its index."""
+        index = len(self.scalars)
+        self.scalars.append(before | {index: itself})
+        self.ended.append(ended)
+        self.cut.append(cut)
+        return index
+
+    def vector(self, own: Coefficients, before: Coefficients, itself: FloatArray) -> int:
+        """A further vector, and its index."""
+        index = len(self.own)
+        self.own.append(own)
+        self.later[index] = before | {index: itself}
+        return index
+
+    def moves(self, pair: Pair) -> Iterator[tuple[Pair, FloatArray]]:
+        """The pairs of vectors one step later that a pair is made of, with their coefficients."""
+        for j, m in _orders(pair):
+            for p, q in product(self.later[j], self.later[m]):
+                if p <= q:
+                    yield (p, q), self.later[j][p] * self.later[m][q]
+
+
+class Needed(NamedTuple):
+    """The pairs of scalars, of scalars and vectors, and of vectors whose moments are needed."""
+
+    hh: list[Pair]
+    hx: list[Pair]
+    xx: list[Pair]
+
+
+class Ahead(NamedTuple):
+    """E h_i h_k (S,) and E h_i x_j (S, S, A) from each state on."""
+
+    hh: dict[Pair, FloatArray]
+    hx: dict[Pair, FloatArray]
+
+
+class Second(NamedTuple):
+    """E X X^T of each combination X of vectors, and from the start E h_i h_k and E h_i x_j (S, A)."""
+
+    products: list[_Total]
+    hh: dict[Pair, float]
+    hx: dict[Pair, FloatArray]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Linear:
+    """The recursions of `channels` under a law that goes on after a step with probability `survival`."""
+
+    law: StepLaw
+    channels: Channels
+    survival: float
+    horizon: int | None
+
+    def expected(self, scalar: int) -> float:
+        """E h_i from the start."""
+        *_, ahead = self._aheads(self._needed((), [(0, scalar)], ()))
+        return self._from_start((0, scalar), ahead)
+
+    def mean(self, x: Combination) -> FloatArray:
+        """E X (S, A) of a combination of vectors."""
+        first = {(ONE, j): weight for j, weight in x.items()}
+        needed = self._needed(first, (), ())
+        total = np.zeros(self.law.shape)
+        for past, ahead in zip(self._pasts(first, needed), self._aheads(needed), strict=False):
+            worth = sum(
+                past[ONE, j][self.law.state] * self._ahead_of(self.channels.scalars[0], self.channels.own[j], ahead)
+                for _, j in needed.xx
+            )
+            total += self._measure.total(np.asarray(worth))
+        return centred(self.law.pi, total)
+
+    def second(self, combinations: list[Combination], hh: list[Pair], hx: list[Pair], *, full: bool) -> Second:
+        """E X X^T of each combination, and what is asked for of `hh` and `hx`."""
+        (S, A), squares = self.law.shape, [_squared(x) for x in combinations]
+        needed = self._needed([pair for square in squares for pair in square], hh, hx)
+        totals = [_Total(np.zeros((S, A, A)), np.zeros((S, A, S, A)) if full else None) for _ in squares]
+        pasts, aheads = [self._pasts(square, needed) for square in squares], self._aheads(needed)
+        for now in zip(*pasts, strict=True):
+            ahead = next(aheads)
+            for past, total in zip(now, totals, strict=True):
+                self._gather(past, ahead, total)
+        *_, ahead = aheads
+        return Second(
+            totals,
+            {pair: self._from_start(pair, ahead) for pair in hh},
+            {pair: np.tensordot(self.law.start, ahead.hx[pair], axes=1) for pair in hx},
+        )
+
+    def _from_start(self, pair: Pair, ahead: Ahead) -> float:
+        """E h_i h_k, which may have ended before the first step."""
+        start, ended = self.law.start, self.channels.ended
+        return float(start @ ahead.hh[pair] + (1.0 - start.sum()) * ended[pair[0]] * ended[pair[1]])
+
+    def growth(self, combinations: list[Combination], hh: list[Pair], hx: list[Pair], *, first: bool) -> Transition:
+        """The matrix (S, S) whose spectral radius must be below 1 for first, or second, moments to be finite."""
+        if first:
+            needed = self._needed([(ONE, j) for x in combinations for j in x], (), ())
+        else:
+            needed = self._needed([pair for x in combinations for pair in _squared(x)], hh, hx)
+        largest: list[FloatArray] = []
+        for f in self._diagonals(needed):
+            if not any((f <= g).all() for g in largest):
+                largest = [g for g in largest if not (g <= f).all()] + [f]
+        matrices = [self._chain(f) for f in largest]
+        return matrices[0] if len(matrices) == 1 else max(matrices, key=lambda K: spectral_radius(K).upper)
+
+    def _diagonals(self, needed: Needed) -> Iterator[FloatArray]:
+        B, D = self.channels.scalars, self.channels.later
+        # With h_0 they are first moments, and asked for as such.
+        only_first = all(j == ONE for j, _ in needed.xx)
+        yield from (B[i][i] * B[k][k] for i, k in needed.hh if i or (k and only_first))
+        yield from (B[i][i] * D[j][j] for i, j in needed.hx if i)
+        yield from (D[j][j] * D[m][m] for j, m in needed.xx)
+
+    def _needed(self, xx: Iterable[Pair], hh: Iterable[Pair], hx: Iterable[Pair]) -> Needed:
+        """These pairs and all that their recursions use."""
+        B, E, D = self.channels.scalars, self.channels.own, self.channels.later
+        vectors = _closed(xx, lambda pair: (target for target, _ in self.channels.moves(pair)))
+        ordered = [order for pair in vectors for order in _orders(pair)]
+        first = {(0, k) for j, m in ordered if j == ONE for k in E[m]}
+        ordered = [(j, m) for j, m in ordered if j != ONE and m != ONE]
+        mixed = {pair for j, m in ordered for pair in product(E[j], D[m])}
+        mixed = set(_closed(mixed | set(hx), lambda pair: product(B[pair[0]], D[pair[1]])))
+        scalars = first | set(hh) | {pair for j, m in ordered for pair in product(E[j], E[m])}
+        scalars |= {pair for i, j in mixed for pair in product(B[i], E[j])}
+        both = _closed(map(_sorted, scalars), lambda pair: map(_sorted, product(B[pair[0]], B[pair[1]])))
+        return Needed(both, sorted(mixed), vectors)
+
+    # One step
+
+    @cached_property
+    def _measure(self) -> Measure:
+        return self.law.measure(0)
+
+    def _chain(self, f: FloatArray) -> Transition:
+        """Sums over the outcomes that go on, from state to state."""
+        return self.survival * self._measure.chain(f)
+
+    def _ahead_of(self, left: Coefficients, right: Coefficients, ahead: Ahead) -> FloatArray:
+        """sum_km left_k right_m E h'_k h'_m of each outcome, which the process goes on from or ends in."""
+        ended, successor, total = self.channels.ended, self.law.successor, np.zeros(self.law.successor.size)
+        for k, m in product(left, right):
+            end = ended[k] * ended[m]
+            after = self.survival * ahead.hh[_sorted((k, m))][successor] + (1 - self.survival) * end
+            total += left[k] * right[m] * np.where(successor < 0, end, after)
+        return total
+
+    def _earlier(self, needed: Needed, ahead: Ahead) -> Ahead:
+        """The moments with one more step to go."""
+        (S, A), B = self.law.shape, self.channels.scalars
+        # Outcomes that the policy never takes are left out, which matters to h_0 alone.
+        hh = {
+            (i, k): self._measure.total(self._ahead_of(B[i], B[k], ahead)).sum(axis=1) if k else np.ones(S)
+            for i, k in needed.hh
+        }
+        hx = {}
+        for i, j in needed.hx:
+            moved = sum(chain @ ahead.hx[pair].reshape(S, S * A) for pair, chain in self._mixed_chains[i, j].items())
+            hx[i, j] = self._with_own((i, j), np.asarray(moved).reshape(S, S, A), ahead)
+        return Ahead(hh, hx)
+
+    def _with_own(self, pair: Pair, later: FloatArray, ahead: Ahead) -> FloatArray:
+        """`later` and what the step itself has in E h_i x_j."""
+        B, E, states = self.channels.scalars[pair[0]], self.channels.own[pair[1]], np.arange(self.law.states.size)
+        later[states, states] += centred(self.law.pi, self._measure.total(self._ahead_of(B, E, ahead)))
+        return later
+
+    @cached_property
+    def _mixed_chains(self) -> dict[Pair, dict[Pair, Transition]]:
+        B, D = self.channels.scalars, self.channels.later
+        return _Lazily(
+            lambda pair: {
+                (k, m): self._chain(B[pair[0]][k] * D[pair[1]][m]) for k, m in product(B[pair[0]], D[pair[1]])
+            }
+        )
+
+    # All steps
+
+    def _aheads(self, needed: Needed) -> Iterator[Ahead]:
+        """What is ahead with 0, 1, ... steps to go; where the process never stops by itself the same for ever."""
+        (S, A), cut = self.law.shape, self.channels.cut
+        if self.horizon is None:
+            ahead = self._fixed_point(needed)
+            yield ahead
+            yield ahead
+            return
+        zero = np.zeros((S, S, A))
+        ahead = Ahead({(i, k): cut[i] * cut[k] for i, k in needed.hh}, dict.fromkeys(needed.hx, zero))
+        yield ahead
+        for _ in range(self.horizon):
+            ahead = self._earlier(needed, ahead)
+            yield ahead
+
+    def _fixed_point(self, needed: Needed) -> Ahead:
+        """The moments when the process never stops by itself."""
+        (S, A), B = self.law.shape, self.channels.scalars
+        ahead = Ahead(dict.fromkeys(needed.hh, np.zeros(S)), {})
+        for i, k in sorted(needed.hh, key=sum):
+            if k == 0:
+                ahead.hh[0, 0] = np.ones(S)
+                continue
+            source = self._measure.total(self._ahead_of(B[i], B[k], ahead)).sum(axis=1)
+            ahead.hh[i, k] = linalg.solve(without(1.0, self._chain(B[i][i] * B[k][k])), source)
+        for i, j in sorted(needed.hx, key=sum):
+            chains = self._mixed_chains[i, j]
+            others = sum(chain @ ahead.hx[pair].reshape(S, S * A) for pair, chain in chains.items() if pair != (i, j))
+            source = self._with_own((i, j), (np.zeros((S, S * A)) + others).reshape(S, S, A), ahead)
+            ahead.hx[i, j] = linalg.solve(without(1.0, chains[i, j]), source.reshape(S, S * A)).reshape(S, S, A)
+        return ahead
+
+    def _pasts(self, weights: dict[Pair, float], needed: Needed) -> list[dict[Pair, FloatArray]]:
+        """The weight (S,) of each pair of vectors from a state on, from the last step to the first; in all of them
+        together where the process never stops by itself.
+        """
+        start = {pair: weights.get(pair, 0.0) * self.law.start for pair in needed.xx}
+        if self.horizon is not None:
+            pasts = [start]
+            for _ in range(self.horizon - 1):
+                now = dict.fromkeys(needed.xx, np.zeros(self.law.states.size))
+                for pair, past in pasts[-1].items():
+                    for target, f in self.channels.moves(pair):
+                        now[target] = now[target] + self._onwards(past, f)
+                pasts.append(now)
+            return pasts[::-1]
+        total = {}
+        for pair in sorted(needed.xx, key=sum, reverse=True):
+            f = self.channels.later[pair[0]][pair[0]] * self.channels.later[pair[1]][pair[1]]
+            total[pair] = linalg.solve(without(1.0, self._chain(f).T), start[pair])
+            for target, g in self.channels.moves(pair):
+                if target != pair:
+                    start[target] = start[target] + self._onwards(total[pair], g)
+        return [total]
+
+    def _onwards(self, weight: FloatArray, f: FloatArray) -> FloatArray:
+        """`weight` (S,) moved by one step that multiplies it by f."""
+        on = self.law.successor >= 0
+        moved = self.survival * (self.law.probability * f * weight[self.law.state])[on]
+        return np.asarray(np.bincount(self.law.successor[on], moved, minlength=weight.size), dtype=np.float64)
+
+    def _gather(self, past: dict[Pair, FloatArray], ahead: Ahead, total: _Total) -> None:
+        """Add what steps with the weights `past` have in E X X^T: with themselves and with what follows."""
+        E, D, own = self.channels.own, self.channels.later, np.zeros(self.law.successor.size)
+        later: dict[Pair, FloatArray] = {}
+        for pair, weight in past.items():
+            for j, m in _orders(pair):
+                here = weight[self.law.state]
+                own += here * self._ahead_of(E[j], E[m], ahead)
+                for k, p in product(E[j], D[m]):
+                    later[k, p] = later.get((k, p), 0.0) + here * E[j][k] * D[m][p]
+        pi, one = self.law.pi, np.ones(self.law.states.size)
+        after = tuple((self.survival, self._measure.onto(f), ahead.hx[pair]) for pair, f in later.items())
+        total.add(score_blocks(pi, self._measure.total(own)), one, pi, after)
+
+
+def add(total: _Total, factor: float, other: _Total) -> None:
+    """Add factor * other."""
+    total.blocks[...] += factor * other.blocks
+    if total.product is not None and other.product is not None:
+        total.product[...] += factor * other.product
+
+
+def add_outer(total: _Total, x: FloatArray, y: FloatArray) -> None:
+    """Add x y^T."""
+    total.blocks[...] += x[:, :, None] * y[:, None, :]
+    if total.product is not None:
+        total.product[...] += np.multiply.outer(x, y)
+
+
+class _Lazily(dict[Pair, dict[Pair, Transition]]):
+    """A dictionary that computes what it does not have."""
+
+    def __init__(self, compute: Callable[[Pair], dict[Pair, Transition]]) -> None:
+        super().__init__()
+        self.compute = compute
+
+    def __missing__(self, key: Pair) -> dict[Pair, Transition]:
+        self[key] = self.compute(key)
+        return self[key]
+
+
+def _sorted(pair: Pair) -> Pair:
+    return (min(pair), max(pair))
+
+
+def _orders(pair: Pair) -> list[Pair]:
+    """A pair, and the other way round where that is another."""
+    return [pair] if pair[0] == pair[1] else [pair, (pair[1], pair[0])]
+
+
+def _squared(x: Combination) -> dict[Pair, float]:
+    """The coefficients of X X^T, those of a pair and of its reverse in one place."""
+    return {(j, m): x[j] * x[m] for j, m in product(x, x) if j <= m}
+
+
+def _closed(pairs: Iterable[Pair], step: Callable[[Pair], Iterable[Pair]]) -> list[Pair]:
+    """The pairs, and all that they lead to."""
+    seen, left = set(), list(pairs)
+    while left:
+        pair = left.pop()
+        if pair not in seen:
+            seen.add(pair)
+            left.extend(step(pair))
+    return sorted(seen)
