@@ -172,5 +172,5 @@ def perturbed_sums(
                     X[state[f], action[f]] += factor * gain * u[f]
                     u[f] = 0.0
                     up[free[f]] = down[free[f]] = probability[free[f]]
-        add_block(X, touched, float(edges[b + 1] - edges[b]), centre, pool, share, power_sums, blocks[b])
+        add_block(X, touched, float(edges[b + 1] - edges[b]), 0.0, centre, pool, share, power_sums, blocks[b])
     return steps
