@@ -83,13 +83,8 @@ def test_moments_are_those_of_all_trajectories(weights, data):
     assert np.abs(moments.blocks - covariance[states, :, states]).max() <= 1e-12 * scale
 
 
-@given(st.data())
-@settings(max_examples=40)
-def test_self_normalised_weights_have_the_moments_of_their_limit(data):
-    mdp, policy, behaviour = drawn(data)
-    horizon, seed = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 99))
-    chosen = data.draw(st.integers(0, 7))
-    x = estimators(mdp, behaviour, KINDS[2], np.random.default_rng(seed))[chosen]
+def assert_self_normalised(x, mdp, policy, horizon):
+    """The moments are those of what one trajectory moves a ratio of means by."""
     points = list(weighed(x, mdp, policy, horizon))
     omega = sum(p * w for p, w, _ in points)
     g = sum(p * y for p, _, y in points) / omega
@@ -104,6 +99,23 @@ def test_self_normalised_weights_have_the_moments_of_their_limit(data):
     states = np.arange(mdp.n_states)
     assert np.abs(moments.blocks - covariance[states, :, states]).max() <= 1e-12 * scale
     assert np.abs(moments.at(7).mean - (g + bend / 7)).max() <= 1e-12 * scale * (1 + abs(omega) ** -2)
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_self_normalised_weights_have_the_moments_of_their_limit(data):
+    mdp, policy, behaviour = drawn(data)
+    horizon, seed = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 99))
+    chosen = data.draw(st.integers(0, 7))
+    x = estimators(mdp, behaviour, KINDS[2], np.random.default_rng(seed))[chosen]
+    assert_self_normalised(x, mdp, policy, horizon)
+
+
+def test_trajectories_that_begin_where_all_has_ended_have_weight_1():
+    mdp, policy, behaviour, rng = lake_and_policies()
+    assert mdp.start[mdp.terminal].sum() > 0
+    for x in estimators(mdp, behaviour, KINDS[2], rng):
+        assert_self_normalised(x, mdp, policy, 2)
 
 
 def lake_and_policies(seed=0):

@@ -33,6 +33,7 @@ def gradient_sums(
     length, rho = np.empty(BATCH, np.int64), np.empty(1)
     steps, b, found, together = 0, 0, 0, 0.0
     weighted = ratio.shape[0] > 0
+    alike = whole and (joint or not weighted)
     count, recent = 1, SHORTEST
     while done < end and count > 0:
         log, count, recent = walk_some(key, done, end, law, stop, recent, log, begin, column, length)
@@ -42,7 +43,7 @@ def gradient_sums(
             if weighted and rho.shape[0] < taken:
                 rho = np.empty(2 * taken)
             total, product, earned = 0.0, 1.0, 0.0
-            if whole or weighted or own > 0.0:
+            if whole or weighted:
                 for t in range(taken):
                     a = (codes[t + 1] & ~TERMINAL) >> bits
                     k = U(slots[t + 1]) if by_slot else (codes[t] & mask) * A + a
@@ -50,9 +51,12 @@ def gradient_sums(
                     if weighted:
                         product *= ratio[k]
                         rho[t] = product
-                    if own > 0.0:
-                        gained = fading[min(t, fading.shape[0] - 1)] * income[k]
-                        earned += gained if joint else product * gained
+            if own > 0.0:
+                for t in range(taken):
+                    a = (codes[t + 1] & ~TERMINAL) >> bits
+                    k = U(slots[t + 1]) if by_slot else (codes[t] & mask) * A + a
+                    gained = fading[min(t, fading.shape[0] - 1)] * income[k]
+                    earned += rho[t] * gained if weighted and not joint else gained
             mine = own * (product * earned if joint else earned)
             together += product
             ahead = last[codes[taken] & mask]
@@ -60,7 +64,7 @@ def gradient_sums(
                 s, a = codes[t] & mask, (codes[t + 1] & ~TERMINAL) >> bits
                 k = U(slots[t + 1]) if by_slot else s * A + a
                 base = baseline[s] - mine
-                if whole and (joint or not weighted):
+                if alike:
                     weight = product * (total - base)
                 elif whole:
                     discount = discounts[min(t, discounts.shape[0] - 1)]

@@ -11,10 +11,10 @@ E h_i x_j and E x_j x_m^T solve linear recursions one after the other.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy import linalg
+from scipy import linalg, sparse
 
 from fastpg.lazy import cached_property
 from fastpg.model import Transition
@@ -26,6 +26,7 @@ from fastpg.validation import FloatArray
 Coefficients = dict[int, FloatArray]
 Pair = tuple[int, int]
 Combination = dict[int, float]
+Kept = TypeVar("Kept")
 # The index of a vector that is 1 and has no score, beside which first moments are second ones.
 ONE = -1
 
@@ -109,11 +110,7 @@ class Linear:
         needed = self._needed(first, (), ())
         total = np.zeros(self.law.shape)
         for past, ahead in zip(self._pasts(first, needed), self._aheads(needed), strict=False):
-            worth = sum(
-                past[ONE, j][self.law.state] * self._ahead_of(self.channels.scalars[0], self.channels.own[j], ahead)
-                for _, j in needed.xx
-            )
-            total += self._measure.total(np.asarray(worth))
+            total += sum(past[ONE, j][:, None] * self._worth(self._mixed_steps[0, j], ahead) for _, j in needed.xx)
         return centred(self.law.pi, total)
 
     def second(self, combinations: list[Combination], hh: list[Pair], hx: list[Pair], *, full: bool) -> Second:
@@ -183,22 +180,25 @@ class Linear:
         """Sums over the outcomes that go on, from state to state."""
         return self.survival * self._measure.chain(f)
 
-    def _ahead_of(self, left: Coefficients, right: Coefficients, ahead: Ahead) -> FloatArray:
-        """sum_km left_k right_m E h'_k h'_m of each outcome, which the process goes on from or ends in."""
-        ended, successor, total = self.channels.ended, self.law.successor, np.zeros(self.law.successor.size)
+    def _steps(self, left: Coefficients, right: Coefficients) -> list["_Step"]:
+        """What E of the product of two sums over scalars is made of, where the process goes on and where it ends."""
+        ended, stays, steps = self.channels.ended, 1.0 - self.survival, []
         for k, m in product(left, right):
-            end = ended[k] * ended[m]
-            after = self.survival * ahead.hh[_sorted((k, m))][successor] + (1 - self.survival) * end
-            total += left[k] * right[m] * np.where(successor < 0, end, after)
-        return total
+            f, measure = left[k] * right[m], self._measure
+            stop = stays * measure.total(f) + self.survival * measure.ending(f)
+            steps.append(_Step(_sorted((k, m)), self.survival * measure.onto(f), ended[k] * ended[m] * stop))
+        return steps
+
+    def _worth(self, steps: list["_Step"], ahead: Ahead) -> FloatArray:
+        """E of such a product (S, A), the action of the step known."""
+        return np.asarray(sum((x.onto @ ahead.hh[x.pair]).reshape(self.law.shape) + x.stop for x in steps))
 
     def _earlier(self, needed: Needed, ahead: Ahead) -> Ahead:
         """The moments with one more step to go."""
-        (S, A), B = self.law.shape, self.channels.scalars
+        S, A = self.law.shape
         # Outcomes that the policy never takes are left out, which matters to h_0 alone.
         hh = {
-            (i, k): self._measure.total(self._ahead_of(B[i], B[k], ahead)).sum(axis=1) if k else np.ones(S)
-            for i, k in needed.hh
+            (i, k): self._worth(self._scalar_steps[i, k], ahead).sum(axis=1) if k else np.ones(S) for i, k in needed.hh
         }
         hx = {}
         for i, j in needed.hx:
@@ -208,18 +208,44 @@ class Linear:
 
     def _with_own(self, pair: Pair, later: FloatArray, ahead: Ahead) -> FloatArray:
         """`later` and what the step itself has in E h_i x_j."""
-        B, E, states = self.channels.scalars[pair[0]], self.channels.own[pair[1]], np.arange(self.law.states.size)
-        later[states, states] += centred(self.law.pi, self._measure.total(self._ahead_of(B, E, ahead)))
+        states = np.arange(self.law.states.size)
+        later[states, states] += centred(self.law.pi, self._worth(self._mixed_steps[pair], ahead))
         return later
 
+    # What is the same at each step, computed when it is first needed and kept where there are many
+
     @cached_property
-    def _mixed_chains(self) -> dict[Pair, dict[Pair, Transition]]:
+    def _scalar_steps(self) -> "_Lazily[list[_Step]]":
+        B = self.channels.scalars
+        return self._lazily(lambda i, k: self._steps(B[i], B[k]))
+
+    @cached_property
+    def _mixed_steps(self) -> "_Lazily[list[_Step]]":
+        B, E = self.channels.scalars, self.channels.own
+        return self._lazily(lambda i, j: self._steps(B[i], E[j]))
+
+    @cached_property
+    def _own_steps(self) -> "_Lazily[list[_Step]]":
+        E = self.channels.own
+        return self._lazily(lambda j, m: self._steps(E[j], E[m]))
+
+    @cached_property
+    def _mixed_chains(self) -> "_Lazily[dict[Pair, Transition]]":
         B, D = self.channels.scalars, self.channels.later
-        return _Lazily(
-            lambda pair: {
-                (k, m): self._chain(B[pair[0]][k] * D[pair[1]][m]) for k, m in product(B[pair[0]], D[pair[1]])
-            }
-        )
+        return self._lazily(lambda i, j: {(k, m): self._chain(B[i][k] * D[j][m]) for k, m in product(B[i], D[j])})
+
+    @cached_property
+    def _onto(self) -> "_Lazily[dict[Pair, Transition]]":
+        E, D, onto = self.channels.own, self.channels.later, self._measure.onto
+        return self._lazily(lambda j, m: {(k, p): onto(E[j][k] * D[m][p]) for k, p in product(E[j], D[m])})
+
+    @cached_property
+    def _moves(self) -> "_Lazily[list[tuple[Pair, Transition]]]":
+        moves = self.channels.moves
+        return self._lazily(lambda j, m: [(target, self._chain(f)) for target, f in moves((j, m))])
+
+    def _lazily(self, compute: "Callable[[int, int], Kept]") -> "_Lazily[Kept]":
+        return _Lazily(compute, keep=self.horizon is not None)
 
     # All steps
 
@@ -246,7 +272,7 @@ class Linear:
             if k == 0:
                 ahead.hh[0, 0] = np.ones(S)
                 continue
-            source = self._measure.total(self._ahead_of(B[i], B[k], ahead)).sum(axis=1)
+            source = self._worth(self._scalar_steps[i, k], ahead).sum(axis=1)
             ahead.hh[i, k] = linalg.solve(without(1.0, self._chain(B[i][i] * B[k][k])), source)
         for i, j in sorted(needed.hx, key=sum):
             chains = self._mixed_chains[i, j]
@@ -265,38 +291,37 @@ class Linear:
             for _ in range(self.horizon - 1):
                 now = dict.fromkeys(needed.xx, np.zeros(self.law.states.size))
                 for pair, past in pasts[-1].items():
-                    for target, f in self.channels.moves(pair):
-                        now[target] = now[target] + self._onwards(past, f)
+                    for target, chain in self._moves[pair]:
+                        now[target] = now[target] + past @ chain
                 pasts.append(now)
             return pasts[::-1]
         total = {}
         for pair in sorted(needed.xx, key=sum, reverse=True):
             f = self.channels.later[pair[0]][pair[0]] * self.channels.later[pair[1]][pair[1]]
             total[pair] = linalg.solve(without(1.0, self._chain(f).T), start[pair])
-            for target, g in self.channels.moves(pair):
+            for target, chain in self._moves[pair]:
                 if target != pair:
-                    start[target] = start[target] + self._onwards(total[pair], g)
+                    start[target] = start[target] + total[pair] @ chain
         return [total]
-
-    def _onwards(self, weight: FloatArray, f: FloatArray) -> FloatArray:
-        """`weight` (S,) moved by one step that multiplies it by f."""
-        on = self.law.successor >= 0
-        moved = self.survival * (self.law.probability * f * weight[self.law.state])[on]
-        return np.asarray(np.bincount(self.law.successor[on], moved, minlength=weight.size), dtype=np.float64)
 
     def _gather(self, past: dict[Pair, FloatArray], ahead: Ahead, total: _Total) -> None:
         """Add what steps with the weights `past` have in E X X^T: with themselves and with what follows."""
-        E, D, own = self.channels.own, self.channels.later, np.zeros(self.law.successor.size)
-        later: dict[Pair, FloatArray] = {}
+        S, A = self.law.shape
+        own = np.zeros((S, A))
+        later: dict[Pair, Transition] = {}
         for pair, weight in past.items():
+            rows = np.repeat(weight, A)
             for j, m in _orders(pair):
-                here = weight[self.law.state]
-                own += here * self._ahead_of(E[j], E[m], ahead)
-                for k, p in product(E[j], D[m]):
-                    later[k, p] = later.get((k, p), 0.0) + here * E[j][k] * D[m][p]
-        pi, one = self.law.pi, np.ones(self.law.states.size)
-        after = tuple((self.survival, self._measure.onto(f), ahead.hx[pair]) for pair, f in later.items())
-        total.add(score_blocks(pi, self._measure.total(own)), one, pi, after)
+                own += weight[:, None] * self._worth(self._own_steps[j, m], ahead)
+                for other, matrix in self._onto[j, m].items():
+                    later[other] = later.get(other, 0) + _scaled(rows, matrix)
+        after = tuple((self.survival, matrix, ahead.hx[pair]) for pair, matrix in later.items())
+        total.add(score_blocks(self.law.pi, own), np.ones(S), self.law.pi, after)
+
+
+def _scaled(rows: FloatArray, matrix: Transition) -> Transition:
+    """The matrix with each row multiplied."""
+    return rows[:, None] * matrix if isinstance(matrix, np.ndarray) else sparse.diags_array(rows) @ matrix
 
 
 def add(total: _Total, factor: float, other: _Total) -> None:
@@ -313,16 +338,26 @@ def add_outer(total: _Total, x: FloatArray, y: FloatArray) -> None:
         total.product[...] += np.multiply.outer(x, y)
 
 
-class _Lazily(dict[Pair, dict[Pair, Transition]]):
-    """A dictionary that computes what it does not have."""
+class _Step(NamedTuple):
+    """E f h_k h_m of a step is onto (S A, S) times that of the next, and stop (S, A) where the process ends."""
 
-    def __init__(self, compute: Callable[[Pair], dict[Pair, Transition]]) -> None:
+    pair: Pair
+    onto: Transition
+    stop: FloatArray
+
+
+class _Lazily(dict[Pair, Kept]):
+    """A dictionary that computes what it does not have, and may keep it."""
+
+    def __init__(self, compute: Callable[[int, int], Kept], *, keep: bool) -> None:
         super().__init__()
-        self.compute = compute
+        self.compute, self.keep = compute, keep
 
-    def __missing__(self, key: Pair) -> dict[Pair, Transition]:
-        self[key] = self.compute(key)
-        return self[key]
+    def __missing__(self, key: Pair) -> Kept:
+        value = self.compute(*key)
+        if self.keep:
+            self[key] = value
+        return value
 
 
 def _sorted(pair: Pair) -> Pair:

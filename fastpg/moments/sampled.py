@@ -98,7 +98,7 @@ class Sampled:
     @property
     def tables(self) -> int:
         """About how many numbers (S, S, A) are held at once."""
-        return 6 * len(self._parts.channels.own)
+        return (8 if self.horizon is None else 24) * len(self._parts.channels.own)
 
     def at(self, n: int) -> "Sampled":
         """The same of n trajectories."""
