@@ -21,7 +21,8 @@ from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
 BLOCKS = 4096
 # Block sums keep every entry of the gradient up to this many; beyond it entries share pools.
 POOLS = 1024
-PIECES = 64
+# The work is cut into so many pieces, and no more than so few where the sums of a piece cost more than its steps.
+PIECES, FEWEST = 64, 16
 
 
 class Pooling(NamedTuple):
@@ -78,7 +79,7 @@ def estimate_gradient(
 
     `horizon` is a number of steps, or "geometric": go on with probability `discount`, rewards undiscounted, which is
     unbiased for the infinite horizon. Trajectory i is the same bit for bit whatever the threads, and so is the
-    result. Memory: 32 MiB, about 9 (S, A) arrays and 8 MiB a thread, about 100 bytes an outcome (s, a, s'), and 32
+    result. Memory: 32 MiB, about 9 (S, A) arrays and 9 MiB a thread, about 100 bytes an outcome (s, a, s'), and 32
     bytes a step of a trajectory of more than a million. `progress` is called with the trajectories done so far.
     With `keep_partial` an interrupt (Ctrl-C) ends it early: what is returned is the estimate from the first
     trajectories, as many as were done, and says how many in `n`.
@@ -108,12 +109,12 @@ def estimate_gradient(
             key, mine, law, pi, by_slot, *worths, terms.baseline, made.last, rule.discounts, made.decay, terms.whole,
             pool, weight, stop, sums, blocks[piece],
         )  # fmt: skip
-        return sums.swapaxes(0, 1), steps, int(mine[-1])
+        return sums, steps, int(mine[-1])
 
-    cuts = np.linspace(0, B, min(PIECES, B) + 1).astype(int)
+    cuts = np.linspace(0, B, min(PIECES, B, max(FEWEST, n // mdp.n_states)) + 1).astype(int)
     pieces = [slice(first, last) for first, last in pairwise(cuts)]
     # One name for all three: an interrupt finds them before a piece or after it.
-    state = np.zeros((4, *pi.shape)), 0, 0
+    state = np.zeros((pi.shape[0], 4, pi.shape[1])), 0, 0
     try:
         for piece_sums, piece_steps, done in in_order(work, pieces, threads):
             state = state[0] + piece_sums, state[1] + piece_steps, state[2] + 1
@@ -126,7 +127,7 @@ def estimate_gradient(
         B = pieces[state[2] - 1].stop
         n, edges, blocks = int(edges[B]), edges[: B + 1], blocks[:B]
     sums, steps, _ = state
-    mean, standard_error, contributions = _moments(sums, n, B)
+    mean, standard_error, contributions = _moments(sums.swapaxes(0, 1), n, B)
     mean, standard_error, blocks = (frozen(made.unit * x) for x in (mean, standard_error, blocks))
     return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(np.diff(edges)), pooling)
 

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from fastpg.chain import induced_chain
 from fastpg.errors import InvalidArgument
-from fastpg.kernels.alias import alias_table
+from fastpg.kernels.alias import alias_table, records
 from fastpg.kernels.random import HALF
 from fastpg.model import MDP
 from fastpg.policy import Policy
@@ -80,11 +80,12 @@ def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> 
     threshold, alias = np.empty(weight.size, np.uint64), np.empty(weight.size, np.int64)
     alias_table(weight, offset, threshold, alias)
     bits = state_bits(S, A, weight.size)
-    code = (action << bits | successor | mdp.terminal[successor].astype(np.int64) << 31).astype(np.uint64)
+    record = np.empty((weight.size, 2), np.uint64)
+    records(frozen(threshold), frozen(alias), action, successor, mdp.terminal, bits, record)
     begin, n = offset[:-1].astype(np.uint64), counts.astype(np.uint64)
-    draws = Draws(frozen(begin << HALF | n), frozen(np.stack((threshold, code << HALF | code[alias]), axis=1)), bits)
+    draws = Draws(frozen(begin << HALF | n), frozen(record), bits)
     reward = frozen(np.concatenate((_rewards(mdp, row, kept_successor, kept), np.zeros(first.size))))
-    return OutcomeTable(offset, frozen(alias), successor, action, reward, weight, draws)
+    return OutcomeTable(offset, alias, successor, action, reward, weight, draws)
 
 
 def state_bits(n_states: int, n_actions: int, n_outcomes: int) -> int:
@@ -104,8 +105,9 @@ def _rewards(mdp: MDP, row: IntArray, successor: IntArray, kept: IntArray) -> Fl
     R, A = mdp.reward, mdp.n_actions
     if sparse.issparse(R):
         return R.data[kept]
-    index = (row // A, row % A, successor)
-    return R[index[: R.ndim]]
+    if R.ndim == 1:
+        return R[row // A]
+    return R.reshape(mdp.n_states * A, -1)[row, successor if R.ndim == 3 else 0]
 
 
 class Stopping(NamedTuple):
