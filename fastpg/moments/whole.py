@@ -12,7 +12,19 @@ from scipy import linalg
 
 from fastpg.lazy import cached_property
 from fastpg.model import Transition
-from fastpg.moments.law import Measure, StepLaw, centred, own_block, score_blocks, without
+from fastpg.moments.law import (
+    Measure,
+    Products,
+    StepLaw,
+    along_scores,
+    centred,
+    multiplied,
+    own_block,
+    score_blocks,
+    score_sizes,
+    solved,
+    without,
+)
 from fastpg.moments.stepwise import Raw
 from fastpg.sampling.plan import Plan
 from fastpg.validation import FloatArray
@@ -28,7 +40,7 @@ class Ahead:
     """`g[i]` = E W G^i (S,) and `z[i]` = E W G^i Z (S, S, A) from each state on, i = 0, 1, 2."""
 
     g: list[FloatArray]
-    z: list[FloatArray]
+    z: list[FloatArray] | list[Products]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,6 +65,8 @@ class Whole:
     @cached_property
     def square_step(self) -> "Step":
         """Second moments are under this one."""
+        if self.law.on_policy:
+            return self.mean_step
         return Step(self.law.measure(2), self.law.credit, self.discount, self.survival)
 
     def growth(self, moment: int) -> Transition:
@@ -96,6 +110,17 @@ class Whole:
             product[states, :, states] += own
         return Raw(self.mean(), blocks, product)
 
+    def parabola(self) -> tuple[FloatArray, FloatArray]:
+        """(N, n), both (S,): the variances of the entries of s sum to n b^2 - 2 N b + ... with a baseline b(s)."""
+        step, pi, size = self.square_step, self.law.pi, score_sizes(self.law.pi)
+        N, n = np.zeros((2, pi.shape[0]))
+        for past, ahead in self._steps(step, scores=True):
+            own, later = step.own(ahead.g), step.own_blocks(ahead.z)
+            once, weighted = ((size * own[i]).sum(axis=1) + 2 * along_scores(pi, later[i]) for i in (0, 1))
+            N += past[1, 0] * once + past[0, 1] * weighted
+            n += past[0, 0] * once
+        return N, n
+
     def _steps(self, step: "Step", *, scores: bool) -> "Iterator[tuple[Past, Ahead]]":
         """The past of a step and what is ahead of it: for each number of steps to go, or once for all."""
         if self.horizon is None:
@@ -129,16 +154,17 @@ class Step:
             for stop, terms in zip(self.stops, self._binomial(), strict=True)
         ]
 
-    def pairs(self, z: list[FloatArray]) -> list[FloatArray]:
+    def pairs(self, z: list[FloatArray] | list[Products]) -> list[FloatArray]:
         """E W (credit + discount G')^i Z' of the step, its action known, shape (S, A, S, A)."""
-        S, _, A = z[0].shape
-        flat = [x.reshape(S, S * A) for x in z]
+        tables = [multiplied(x) for x in z]
+        S, _, A = tables[0].shape
+        flat = [x.reshape(S, S * A) for x in tables]
         return [
             np.asarray(sum(f * (self.onto[i] @ flat[j]) for f, i, j in terms)).reshape(S, A, S, A)
             for terms in self._binomial()
         ]
 
-    def own_blocks(self, z: list[FloatArray]) -> list[FloatArray]:
+    def own_blocks(self, z: list[FloatArray] | list[Products]) -> list[FloatArray]:
         """The part of `pairs` in the state of the step itself, shape (S, A, A)."""
         return [np.asarray(sum(f * own_block(self.onto[i], z[j]) for f, i, j in terms)) for terms in self._binomial()]
 
@@ -153,7 +179,7 @@ class Step:
         if not ahead.z:
             return Ahead([x.sum(axis=1) for x in now], [])
         S, A = pi.shape
-        flat, states = [x.reshape(S, S * A) for x in ahead.z], np.arange(S)
+        flat, states = [np.reshape(x, (S, S * A)) for x in ahead.z], np.arange(S)
         z = []
         for own, terms in zip(now, self._binomial(), strict=True):
             x = np.asarray(sum(f * (self.chain[i] @ flat[j]) for f, i, j in terms)).reshape(S, S, A)
@@ -163,20 +189,19 @@ class Step:
 
     def fixed_point(self, pi: FloatArray, *, scores: bool) -> Ahead:
         """What is ahead when the process never stops by itself: power after power."""
-        (S, A), d = pi.shape, self.discount
-        zero, states = np.zeros(S), np.arange(S)
+        zero = np.zeros(pi.shape[0])
         g = [zero, zero, zero]
-        z: list[FloatArray] = []
+        z: list[Products] = []
         for i, terms in enumerate(self._binomial()):
-            matrix = without(d**i, self.chain[0])
-            g[i] = linalg.solve(matrix, self.own(g)[i].sum(axis=1))
+            factor = self.discount**i
+            g[i] = solved(factor, self.chain[0], self.own(g)[i].sum(axis=1))
             if scores:
-                right = np.zeros((S, S, A))
-                right[states, states] = centred(pi, self.own(g)[i])
-                flat = right.reshape(S, S * A)
-                for factor, j, k in terms[:-1]:
-                    flat += factor * (self.chain[j] @ z[k].reshape(S, S * A))
-                z.append(linalg.solve(matrix, flat).reshape(S, S, A))
+                D = linalg.inv(without(factor, self.chain[0]))
+                through = [
+                    (D @ sum(f * (self.chain[m] @ z[k][j][0]) for f, m, k in terms[:-1] if k >= j), z[j][j][1])
+                    for j in range(i)
+                ]
+                z.append([*through, (D, centred(pi, self.own(g)[i]))])
         return Ahead(g, z)
 
     def past(self, start: FloatArray, steps: int) -> list[Past]:
@@ -201,7 +226,7 @@ class Step:
             scale = self.discount ** key[1]
             for factor, i, old in _before(*key)[1:]:
                 right = right + scale * factor * (total[old] @ self.chain[i])
-            total[key] = linalg.solve(without(scale, self.chain[0].T), right)
+            total[key] = solved(scale, self.chain[0], right, transposed=True)
         return total
 
 
