@@ -51,8 +51,7 @@ class StepLaw:
     @cached_property
     def going(self) -> slice | npt.NDArray[np.int64]:
         """Which outcomes do not end the process."""
-        going = np.flatnonzero(self.successor >= 0)
-        return slice(None) if going.size == self.successor.size else going
+        return _where(self.successor >= 0)
 
     @cached_property
     def flat(self) -> npt.NDArray[np.int64]:
@@ -185,6 +184,11 @@ def multiplied(x: FloatArray | Products) -> FloatArray:
     return x if isinstance(x, np.ndarray) else np.asarray(sum(X[:, :, None] * v for X, v in x))
 
 
+def _where(chosen: npt.NDArray[np.bool_]) -> slice | npt.NDArray[np.int64]:
+    """What to index with for the chosen of the first ones; where these are all, nothing is copied."""
+    return slice(chosen.size) if chosen.all() else np.flatnonzero(chosen)
+
+
 def _sums(index: npt.NDArray[np.int64], weight: FloatArray, size: int) -> FloatArray:
     """Sums of the weights with each index."""
     return np.asarray(np.bincount(index, weight, minlength=size), dtype=np.float64)
@@ -203,7 +207,7 @@ def step_law(plan: Plan) -> StepLaw:
     states = np.flatnonzero(seen)
     index = np.full(S, -1)
     index[states] = np.arange(states.size)
-    kept = np.flatnonzero(seen[state] & taken)
+    kept = _where(seen[state] & taken)
     return StepLaw(
         states,
         index[state[kept]],
