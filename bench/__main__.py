@@ -18,7 +18,7 @@ from bench.dense import dense_cases
 from bench.harness import Case, machine, measured
 from bench.limits import curves, machine_limits
 from bench.sparse import million, sparse_cases
-from bench.throughput import throughput_cases
+from bench.throughput import one_core, throughput_cases
 
 COMMITTED = Path(__file__).parent / "results.json"
 # Batches first: where a kernel of Numba ran before JAX's first, JAX 0.10.2 did not return.
@@ -62,6 +62,8 @@ def run(groups: list[str], *, quick: bool) -> dict[str, Any]:
         for case in GROUPS[group](quick) if group in groups else []:
             results.append(measured(case))
             print(f"{case.name}: {', '.join(f'{k} {report.duration(v)}' for k, v in results[-1]['warm'].items())}")
+    if "throughput" in groups:
+        results += one_core(3 if quick else 6)
     if "sparse" in groups and not quick:
         results.append(million())
     if "small" in groups:

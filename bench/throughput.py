@@ -1,5 +1,8 @@
 """Steps a second: trajectories stored, summed and turned into gradients, and the same in JAX where it is installed."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -13,19 +16,42 @@ from fastpg.sampling.tables import outcome_table
 HORIZON = 100
 THREADS = {"fastpg": 2, "fastpg, one thread": 1}
 
+# The processor is chosen before JAX is imported, which starts a thread for each that it may use.
+ONE_CORE = """
+import json, os, sys
+os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+from bench.harness import measured
+from bench.throughput import throughput_cases
+print(json.dumps([measured(case) for case in throughput_cases(one_core=True)[: int(sys.argv[1])]]))
+"""
 
-def throughput_cases() -> list[Case]:
-    """A dense model and a sparse one; each contender returns an estimate that differs from the truth by its noise."""
+
+def one_core(most: int) -> list[dict[str, Any]]:
+    """The figures of the first `most` cases in a process that has one processor, and so has JAX (Linux)."""
+    run = subprocess.run([sys.executable, "-c", ONE_CORE, str(most)], stdout=subprocess.PIPE, text=True, check=True)
+    return list(json.loads(run.stdout))
+
+
+def throughput_cases(*, one_core: bool = False) -> list[Case]:
+    """A dense model and a sparse one; each contender returns an estimate that differs from the truth by its noise.
+
+    JAX uses all processors that it finds.
+    """
+    if find_spec("jax"):
+        # Where a kernel of Numba ran before JAX's first, JAX 0.10.2 did not return.
+        import jax
+
+        jax.jit(lambda x: x + 1)(1).block_until_ready()
     rng = np.random.default_rng(0)
     dense = MDP(rng.dirichlet(np.ones(100), size=(100, 4)), rng.random((100, 4)), 0.99)
     sparse = problems.garnet(100_000, 4, 3, rng=0, sparse=True, discount=0.99)
     return [
-        *_cases("S = 100, A = 4, dense", dense, 50_000, jax_too=True),
-        *_cases("S = 100,000, A = 4, sparse", sparse, 100_000, jax_too=False),
+        *_cases("S = 100, A = 4, dense", dense, 50_000, one_core),
+        *_cases("S = 100,000, A = 4, sparse", sparse, 100_000, one_core),
     ]
 
 
-def _cases(name: str, mdp: MDP, n: int, jax_too: bool) -> list[Case]:
+def _cases(name: str, mdp: MDP, n: int, one_core: bool) -> list[Case]:
     policy = SoftmaxPolicy.random(mdp, rng=1)
     finite = evaluate(mdp, policy, horizon=HORIZON)
     given: dict[str, Any] = {"n": n, "horizon": HORIZON, "rng": 0}
@@ -42,12 +68,13 @@ def _cases(name: str, mdp: MDP, n: int, jax_too: bool) -> list[Case]:
 
     undiscounted = evaluate(mdp.discounted(1.0), policy, horizon=HORIZON).expected_return
     mean_reward = undiscounted / HORIZON
-    peers = _jax_peers(mdp, policy, n, mean_reward, finite.expected_return) if jax_too and find_spec("jax") else {}
+    peers = _jax_peers(mdp, policy, n, mean_reward, finite.expected_return) if find_spec("jax") else {}
+    contenders = {"fastpg": 1} if one_core else THREADS
     kinds = {"stored": stored, "summed to returns": summed, "summed to a gradient with standard errors": gradient}
     return [
         Case(
-            f"{n * HORIZON:,} steps {kind}, {name}",
-            {label: run(threads) for label, threads in THREADS.items()} | peers.get(kind, {}),
+            f"{n * HORIZON:,} steps {kind}, {name}{', one core' if one_core else ''}",
+            {label: run(threads) for label, threads in contenders.items()} | peers.get(kind, {}),
             tolerance=100.0,
             repeats=5,
             steps=n * HORIZON,
@@ -65,7 +92,11 @@ def _jax_peers(mdp: MDP, policy: SoftmaxPolicy, n: int, mean_reward: float, valu
     import jax.numpy as jnp
 
     S, A = mdp.n_states, mdp.n_actions
-    choose, move = jnp.asarray(policy.probabilities.cumsum(axis=1)), jnp.asarray(mdp.transition.cumsum(axis=2))
+    P = mdp.transition
+    # A state and an action have as many successors as any other: all states, or those of the generated model.
+    law, reached = (P.data, P.indices) if mdp.is_sparse else (P, np.broadcast_to(np.arange(S), P.shape))
+    choose, move = jnp.asarray(policy.probabilities.cumsum(axis=1)), jnp.asarray(law.reshape(S, A, -1).cumsum(axis=2))
+    reached = jnp.asarray(reached.reshape(S, A, -1))
     reward = jnp.asarray(mdp.expected_reward)
     table = outcome_table(mdp, policy)
     threshold = jnp.asarray(table.draws.record[:, 0] * 2.0**-64)
@@ -75,7 +106,8 @@ def _jax_peers(mdp: MDP, policy: SoftmaxPolicy, n: int, mean_reward: float, valu
     def inverse(s: Any, key: Any) -> tuple[Any, Any]:
         u, v = jax.random.uniform(key, (2, n))
         a = jnp.minimum((choose[s] < u[:, None]).sum(axis=1), A - 1)
-        return a, jnp.minimum((move[s, a] < v[:, None]).sum(axis=1), S - 1)
+        j = jnp.minimum((move[s, a] < v[:, None]).sum(axis=1), move.shape[2] - 1)
+        return a, reached[s, a, j] if mdp.is_sparse else j
 
     def aliased(s: Any, key: Any) -> tuple[Any, Any]:
         u, v = jax.random.uniform(key, (2, n))

@@ -5,7 +5,9 @@ import inspect
 import numpy as np
 import pytest
 
+from fastpg import kernels
 from fastpg.kernels import evaluation, gth, horizon, policy
+from fastpg.kernels.prefetch import prefetch
 
 RNG = np.random.default_rng(0)
 S, A, T = 3, 4, 5
@@ -129,3 +131,21 @@ def test_nan_of_what_never_happens_is_not_passed_on():
     gradient = run(evaluation.logit_gradient, (np.array([2.0]), pi, adv), np.zeros((1, 3)))
     np.testing.assert_array_equal(gradient, [[-1.0, 1.0, 0.0]])
     np.testing.assert_array_equal(run(evaluation.centred_on_support, (pi, adv), np.zeros((1, 3))), [[-1.0, 1.0, 0.0]])
+
+
+@kernels.kernel
+def double_of(x, i):
+    """2 x[i], asked for before it is read"""
+    prefetch(x, i)
+    return x[i] + x[i]
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 2, 2)])
+@pytest.mark.parametrize("order", "CF")
+def test_asking_for_memory_changes_nothing(shape, order):
+    x = np.asarray(RNG.standard_normal(shape), order=order)
+    for i in (0, np.uint64(2)):
+        for array in (x, frozen(x)):
+            assert np.array_equal(double_of(array, i), 2 * x[i])
+            assert np.array_equal(double_of.py_func(array, i), 2 * x[i])
+    assert all("@llvm.prefetch" in code for code in double_of.inspect_llvm().values())

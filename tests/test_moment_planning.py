@@ -1,14 +1,19 @@
-"""Optimal baselines and sample sizes against closed formulas and against what sampling shows."""
+"""Optimal baselines and sample sizes against closed formulas, parabolas and what sampling shows."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fastpg import (
     GAE,
+    MDP,
+    InfiniteVariance,
     InvalidArgument,
     PlugIn,
     RewardToGo,
     SoftmaxPolicy,
+    TemporalDifference,
     TotalReturn,
     estimate_gradient,
     estimator_moments,
@@ -52,6 +57,70 @@ def test_optimal_baselines_are_those_of_the_closed_formula(seed):
         by_state, constant = closed_formula(ev, plug_in=plug_in)
         np.testing.assert_allclose(optimal_baseline(ev, estimator), by_state, rtol=1e-12)
         assert optimal_baseline(ev, estimator, by="constant") == pytest.approx(constant, rel=1e-12)
+
+
+def by_parabolas(ev, estimator, horizon, by):
+    """The minimum of the parabola through three exact sums of variances for each state, or for all of them."""
+
+    def spread(baseline):
+        return estimator_moments(ev, replace(estimator, baseline=baseline), horizon=horizon).variance.sum(axis=1)
+
+    best, width = np.zeros(ev.mdp.n_states), np.ones(ev.mdp.n_states)
+    # A step as wide as the spread at the minimum leaves least rounding, so a second look starts from the first.
+    for _ in range(3):
+        below, at, above = spread(best - width), spread(best), spread(best + width)
+        curvature, slope = (above - 2 * at + below) / 2, (above - below) / 2
+        if by == "constant":
+            curvature, slope, at = (np.full_like(x, x.sum()) for x in (curvature, slope, at))
+        known = curvature > 1e-12 * np.abs(at)
+        step = np.divide(-slope, 2 * curvature, out=np.zeros_like(best), where=known)
+        best = best + width * step
+        least = np.maximum(at - curvature * step**2, 0.0)
+        width = width * np.sqrt(np.divide(least, curvature, out=np.ones_like(best), where=known & (least > 0)))
+    return best if by == "state" else best[0]
+
+
+@pytest.mark.parametrize("by", ["state", "constant"])
+@pytest.mark.parametrize("horizon", [None, 1, 4, "geometric"])
+@pytest.mark.parametrize("off_policy", [False, True])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_optimal_baselines_are_at_the_vertices_of_parabolas(by, horizon, off_policy, terminal):
+    rng = np.random.default_rng(terminal)
+    ended = np.arange(4) == (3 if terminal else -1)
+    R = np.where(ended[:, None, None], 0.0, rng.normal(size=(4, 3, 4)) + 3)
+    mdp = MDP(rng.dirichlet(np.ones(4), size=(4, 3)), R, 0.7, [0.5, 0.3, 0.2, 0.0], terminal=ended)
+    policy = SoftmaxPolicy(rng.normal(size=(4, 3)))
+    behaviour = SoftmaxPolicy(policy.logits + 0.3 * rng.normal(size=(4, 3))) if off_policy else None
+    ev, V, q = evaluate(mdp, policy), rng.normal(size=4), rng.normal(size=(4, 3))
+    for x in (
+        RewardToGo(behaviour=behaviour),
+        RewardToGo(bootstrap=V, behaviour=behaviour),
+        PlugIn(q, behaviour=behaviour),
+        GAE(0.7, V, behaviour=behaviour),
+        TemporalDifference(V, behaviour=behaviour),
+        TemporalDifference(V, along="visitation"),
+        TotalReturn(behaviour=behaviour),
+    ):
+        if horizon == 4 and getattr(x, "along", None) == "visitation":
+            continue
+        try:
+            found = optimal_baseline(ev, x, horizon=horizon, by=by)
+        except InfiniteVariance:
+            assert isinstance(x, TotalReturn)
+            assert horizon is None
+            assert not terminal
+            continue
+        expected = by_parabolas(ev, x, horizon, by)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
+
+
+def test_where_one_action_is_certain_the_baseline_is_0():
+    mdp = problems.random_mdp(3, 2, rng=0)
+    policy = SoftmaxPolicy([[0.0, -np.inf], [0.0, 0.0], [0.0, -np.inf]])
+    best = optimal_baseline(evaluate(mdp, policy), RewardToGo())
+    assert (best != 0).tolist() == [False, True, False]
+    still = problems.bandit([1.0])
+    assert optimal_baseline(evaluate(still, SoftmaxPolicy.uniform(still)), RewardToGo(), by="constant") == 0.0
 
 
 @pytest.mark.parametrize("horizon", [None, 9, "geometric"])

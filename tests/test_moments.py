@@ -164,6 +164,7 @@ def test_total_return_of_a_process_that_ends_is_the_limit_of_long_horizons(off_p
     long = estimator_moments(evaluate(mdp, policy), x, horizon=400)
     np.testing.assert_allclose(limit.mean, long.mean, rtol=0, atol=1e-13)
     np.testing.assert_allclose(limit.covariance(), long.covariance(), rtol=0, atol=1e-12 * limit.trace)
+    np.testing.assert_allclose(limit.blocks, long.blocks, rtol=0, atol=1e-12 * limit.trace)
 
 
 def test_geometric_total_return_is_that_of_a_model_that_ends():
@@ -179,7 +180,45 @@ def test_geometric_total_return_is_that_of_a_model_that_ends():
     geometric = estimator_moments(evaluate(endless, policy), TotalReturn(0.7), horizon="geometric")
     explicit = estimator_moments(evaluate(ending, same), TotalReturn(0.7))
     np.testing.assert_allclose(geometric.covariance(), explicit.covariance()[:3, :, :3], rtol=0, atol=1e-12)
+    states = np.arange(3)
+    np.testing.assert_allclose(geometric.blocks, explicit.covariance()[states, :, states], rtol=0, atol=1e-12)
     assert np.abs(geometric.bias).max() <= 1e-14
+
+
+@pytest.mark.parametrize("horizon", [None, "geometric"])
+def test_blocks_of_sparse_models_are_those_of_the_covariance(horizon):
+    mdp = problems.garnet(60, 2, 2, rng=0, sparse=True, discount=0.8)
+    policy, rng = SoftmaxPolicy.random(mdp, rng=1), np.random.default_rng(2)
+    behaviour, states = SoftmaxPolicy(policy.logits + 0.2 * rng.normal(size=(60, 2))), np.arange(60)
+    estimators = [RewardToGo(rng.normal(size=60), behaviour=behaviour), GAE(0.7, rng.normal(size=60))]
+    for x in estimators + [TotalReturn(0.3)] * (horizon == "geometric"):
+        moments = estimator_moments(evaluate(mdp, policy), x, horizon=horizon)
+        expected = moments.covariance()[states, :, states]
+        np.testing.assert_allclose(moments.blocks, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("horizon", [None, "geometric"])
+def test_means_of_large_sparse_models_need_no_dense_matrix(horizon):
+    mdp = problems.garnet(30_000, 2, 3, rng=0, sparse=True, discount=0.9)
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    ev, v = evaluate(mdp, policy), np.random.default_rng(2).normal(size=30_000)
+    behaviour = SoftmaxPolicy(0.95 * policy.logits)
+    for x in (RewardToGo(v), RewardToGo(behaviour=behaviour), *[TotalReturn(v)] * (horizon == "geometric")):
+        bias = estimator_moments(ev, x, horizon=horizon).bias
+        assert np.abs(bias).max() <= 1e-11 * np.abs(ev.logit_gradient).max()
+    # Sums of (discount trace)^l P_pi^l delta, one after the other.
+    P, pi = mdp.transition, policy.probabilities
+    delta = mdp.expected_reward + 0.9 * (P @ v).reshape(-1, 2) - v[:, None]
+    of_state = (pi * delta).sum(axis=1)
+    ahead = np.zeros(30_000)
+    for _ in range(80):
+        ahead = of_state + 0.9 * 0.5 * (pi * (P @ ahead).reshape(-1, 2)).sum(axis=1)
+    worth = delta + 0.9 * 0.5 * (P @ ahead).reshape(-1, 2)
+    mean = ev.occupancy[:, None] * pi * (worth - (pi * worth).sum(axis=1, keepdims=True))
+    moments = estimator_moments(ev, GAE(0.5, v), horizon=horizon)
+    np.testing.assert_allclose(moments.mean, mean, rtol=0, atol=1e-11 * np.abs(mean).max())
+    with pytest.raises(InvalidArgument, match=r"second moments of \d+ states and 2 actions over any number of steps"):
+        moments.blocks  # noqa: B018
 
 
 def ending_model(rng):

@@ -216,7 +216,11 @@ def test_progress_counts_trajectories():
 def test_more_entries_than_pools_share_signed_ones():
     mdp = problems.garnet(400, 4, 3, rng=0)
     policy = SoftmaxPolicy.random(mdp, rng=1)
-    estimate = estimate_gradient(mdp, policy, RewardToGo(), n=5_000, horizon=10, rng=0)
+    estimate, alone = (
+        estimate_gradient(mdp, policy, RewardToGo(), n=5_000, horizon=10, rng=0, threads=k) for k in (3, 1)
+    )
+    assert np.array_equal(estimate.mean, alone.mean)
+    assert np.array_equal(estimate.standard_error, alone.standard_error)
     assert estimate.blocks.shape == (4096, 1024)
     pool, weight = estimate.pooling
     pooled = np.bincount(pool.ravel(), (weight * estimate.mean).ravel(), minlength=1024)

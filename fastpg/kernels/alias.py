@@ -11,6 +11,7 @@ from fastpg.kernels.twofold import divide, two_product, two_sum
 
 CELL = 2.0**64
 ZERO = np.uint64(0)
+HALF = np.uint64(32)
 
 
 @kernel
@@ -31,8 +32,8 @@ def fixed_point(h, e):
 def masses(weight, first, last, whole, part):
     """whole + part 2^-64 = n weight / sum(weight) for first..last-1, n of them, which sum to n exactly
 
-    Each is within 2^-63 of its quotient in two floats, which is right to 2 ((n + 2) 2^-53)^2 of itself, but for the
-    largest, which takes what the others leave.
+    Each is within 2^-63 of its product with n / sum(weight) in two floats, which is right to 2 ((n + 3) 2^-53)^2 of
+    itself, but for the largest, which takes what the others leave.
     """
     h, e = 0.0, 0.0
     for k in range(first, last):
@@ -40,18 +41,17 @@ def masses(weight, first, last, whole, part):
         e += lost
     h, e = two_sum(h, e)
     n = last - first
+    rh, rl = divide(float(n), 0.0, h, e)
     largest = first
     cells, units = 0, ZERO
     for k in range(first, last):
-        ph, pl = two_product(weight[k], float(n))
-        qh, ql = divide(ph, pl, h, e)
-        whole[k], part[k] = fixed_point(qh, ql)
+        ph, pl = two_product(weight[k], rh)
+        whole[k], part[k] = fixed_point(ph, pl + weight[k] * rl)
         cells += whole[k]
         units += part[k]
         if units < part[k]:
             cells += 1
-        if weight[k] > weight[largest]:
-            largest = k
+        largest = k if weight[k] > weight[largest] else largest
     # n - (cells + units 2^-64) goes to the largest.
     missing = ZERO - units
     whole[largest] += n - cells - (0 if units == ZERO else 1)
@@ -77,20 +77,26 @@ def alias_table(weight, offset, threshold, alias):
         small, large = first, last
         for k in range(first, last):
             alias[k] = k
-            if whole[k] == 0:
-                stack[small] = k
-                small += 1
-            else:
-                large -= 1
-                stack[large] = k
+            # Without branches, which would be guessed wrong half of the time: the one of the two that counts is kept.
+            stack[small], stack[large - 1] = k, k
+            small += whole[k] == 0
+            large -= whole[k] != 0
         while small > first:
             poor, rich = stack[small - 1], stack[large]
             small -= 1
             alias[poor] = rich
             threshold[rich] += threshold[poor]
-            if threshold[rich] >= threshold[poor]:
-                whole[rich] -= 1
-            if whole[rich] == 0:
-                large += 1
-                stack[small] = rich
-                small += 1
+            whole[rich] -= threshold[rich] >= threshold[poor]
+            stack[small] = rich
+            small += whole[rich] == 0
+            large += whole[rich] == 0
+
+
+@kernel
+def records(threshold, alias, action, successor, terminal, bits, record):
+    """record[k] = (threshold[k], code of k, code of alias[k]); `fastpg.kernels.sampling` says what they are"""
+    for k in range(threshold.shape[0]):
+        code = action[k] << bits | successor[k] | np.int64(terminal[successor[k]]) << 31
+        record[k, 0], record[k, 1] = threshold[k], np.uint64(code) << HALF
+    for k in range(threshold.shape[0]):
+        record[k, 1] |= record[alias[k], 1] >> HALF

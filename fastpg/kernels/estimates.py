@@ -3,7 +3,11 @@
 import numpy as np
 
 from fastpg.kernels import kernel
+from fastpg.kernels.prefetch import prefetch
 from fastpg.kernels.sampling import BATCH, ONE, SHORTEST, TERMINAL, U, walk_some, workspace
+
+# So many steps, or states, ahead of their use tables are asked for.
+AHEAD = 8
 
 
 @kernel
@@ -24,8 +28,9 @@ def gradient_sums(
     With eight rows power_sums has mixed moments of Y and weights[b] as well. Returns the number of steps.
     The score is linear, so a step adds to W[s,a] alone and a block is centred once: Y = W - pi sum_a W.
     """
-    W = np.zeros(pi.shape)
-    visited, visited_in = np.empty(pi.shape[0], np.int64), np.full(pi.shape[0], -1)
+    # Beside its sums W keeps the number of the block that a state was last visited in, counted from 1.
+    W = np.zeros((pi.shape[0], pi.shape[1] + 1))
+    visited = np.empty(pi.shape[0], np.int64)
     bits = U(law[-1])
     mask, A = (ONE << bits) - ONE, U(pi.shape[1])
     done, end = edges[0], edges[-1]
@@ -61,6 +66,7 @@ def gradient_sums(
             together += product
             ahead = last[codes[taken] & mask]
             for t in range(taken - 1, -1, -1):
+                prefetch(W, codes[max(t - AHEAD, 0)] & mask)
                 s, a = codes[t] & mask, (codes[t + 1] & ~TERMINAL) >> bits
                 k = U(slots[t + 1]) if by_slot else s * A + a
                 base = baseline[s] - mine
@@ -81,8 +87,8 @@ def gradient_sums(
                         weight *= rho[t]
                         ahead *= ratio[k]
                 W[s, a] += weight
-                if visited_in[s] != b:
-                    visited_in[s] = b
+                if W[s, A] != b + 1:
+                    W[s, A] = b + 1
                     visited[found] = s
                     found += 1
             steps += taken
@@ -136,6 +142,13 @@ def add_block(W, visited, m, weight, pi, pool, share, power_sums, block):
     """
     root = np.sqrt(m)
     for j in range(visited.shape[0]):
+        if j + AHEAD < visited.shape[0]:
+            later = visited[j + AHEAD]
+            prefetch(pi, later)
+            prefetch(pool, later)
+            prefetch(share, later)
+            for p in range(4):
+                prefetch(power_sums[later], p)
         s = visited[j]
         total = 0.0
         for a in range(pi.shape[1]):

@@ -12,6 +12,9 @@ A word x draws from cell floor(x n / 2^64), and its alias where x n mod 2^64 is 
 of a cell is drawn by its share of the 2^64 words to within one word, so that with the error 2^-62 of the table the law
 of a step is right to (n + 4) 2^-64 in total variation.
 
+In a large model a step needs two lines of memory, one after the other; lanes are many so that all of them wait at the
+same time for what was asked for early.
+
 A `law` is (horizon, powers, segment, record, bits). A log has a row for each step and a column for each lane: the codes
 drawn, and the slots where they are asked for.
 """
@@ -19,6 +22,7 @@ drawn, and the slots where they are asked for.
 import numpy as np
 
 from fastpg.kernels import kernel
+from fastpg.kernels.prefetch import prefetch
 from fastpg.kernels.random import HALF, LOW, multiply_high, streams, xoshiro, xoshiro_lanes
 
 UNIT = 2.0**-53
@@ -27,8 +31,9 @@ U = np.uint64
 ZERO, ONE = U(0), U(1)
 TERMINAL = U(2**31)
 
-LANES = 64
-ROWS = 2**14
+# A row of the log is then an odd number of cache lines, so that a column spreads over all sets of a cache.
+LANES = 144
+ROWS = 2**13
 # Trajectories in a batch, and the number of steps after which a batch takes no more of them.
 BATCH = 4096
 SHORTEST = 256
@@ -48,18 +53,27 @@ def geometric_length(word, powers):
 
 @kernel
 def step(word, here, segment, record, mask, codes, slots):
-    """Each lane draws an outcome with its word and moves: returns whether one has arrived in a terminal state"""
-    arrived = ZERO
+    """Each lane draws an outcome with its word, which is used up, and moves: returns whether one arrived at an end
+
+    In two passes, each of which finds in the cache what the one before has asked for.
+    """
     for lane in range(word.shape[0]):
         outcomes = segment[here[lane]]
         n = outcomes & LOW
         k = (outcomes >> HALF) + multiply_high(word[lane], n)
-        own = word[lane] * n < record[k, 0]
+        prefetch(record, k)
+        word[lane] *= n
+        here[lane] = k
+    arrived = ZERO
+    for lane in range(word.shape[0]):
+        k = here[lane]
+        own = word[lane] < record[k, 0]
         both = record[k, 1]
         code = both >> HALF if own else both & LOW
         codes[lane] = code
         slots[lane] = k + k + (ZERO if own else ONE)
         here[lane] = code & mask
+        prefetch(segment, here[lane])
         arrived |= code
     return arrived >= TERMINAL
 

@@ -20,8 +20,10 @@ from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray, frozen, positive_integer
 
-# Second moments use dense (S, S A) tables of the states that are reached, a handful of them.
+# Second moments use dense tables of the states that are reached.
 MOST_BYTES = 4 * 2**30
+# Sums of rows that are computed to be below this are below 1.
+SHRINKS = 1 - 1e-9
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,18 +127,23 @@ class EstimatorMoments:
         out[np.ix_(states, actions, states, actions)] = (small + small.transpose(2, 3, 0, 1)) / 2
         return frozen(out)
 
+    def baseline_parabola(self) -> tuple[FloatArray, FloatArray]:
+        """(N, n), both (S,): the variances of the entries of s sum to n b^2 - 2 N b + ... with a baseline b(s).
+
+        For an estimator that has none so far.
+        """
+        self._require_room(full=False)
+        assert not isinstance(self._recursion, Perturbed) and isinstance(self.plan, Plan)  # those have no baseline
+        N, n = self._recursion.parabola() if self._law.states.size else np.zeros((2, 0))
+        scale = self.plan.scale
+        return self._finite("baseline", self._spread(scale * N, 1)), self._spread(scale * scale * n, 0)
+
     @cached_property
     def _mean(self) -> FloatArray:
         """Over the states that are reached, in units."""
         if not self.finite and isinstance(self._recursion, Sampled) and self._recursion.bent:
             raise InfiniteVariance(self._reason)
-        steps = self.plan.horizon if isinstance(self.plan.horizon, int) else 0
-        size = 8 * self._law.states.size * max(steps, self._law.states.size)
-        if size > MOST_BYTES:
-            raise InvalidArgument(
-                f"moments of {self._law.states.size} states over {steps or 'any number of'} steps take "
-                f"{size / 2**30:.3g} GiB, more than {MOST_BYTES / 2**30:g}; use a smaller model or a shorter horizon"
-            )
+        self._require(8 * self._recursion.room(1), "moments")
         return self._recursion.mean() if self._law.states.size else np.zeros(self._law.shape)
 
     @cached_property
@@ -148,18 +155,25 @@ class EstimatorMoments:
 
     def _raw(self, *, full: bool) -> Raw:
         S, A = self._law.shape
-        if not self.finite:
-            raise InfiniteVariance(self._reason)
+        self._require_room(full=full)
         if S == 0:
             return Raw(np.zeros((0, A)), np.zeros((0, A, A)), np.zeros((0, A, 0, A)) if full else None)
-        steps = self.plan.horizon if isinstance(self.plan.horizon, int) else 0
-        size = 8 * S * max(self._recursion.tables * S * A, 6 * steps)
-        if size > MOST_BYTES:
-            raise InvalidArgument(
-                f"second moments of {S} states and {A} actions over {steps or 'any number of'} steps take about "
-                f"{size / 2**30:.3g} GiB, more than {MOST_BYTES / 2**30:g}; use a smaller model or a shorter horizon"
-            )
         return self._recursion.raw(full=full)
+
+    def _require_room(self, *, full: bool) -> None:
+        """InfiniteVariance, or InvalidArgument where second moments would take too much memory."""
+        if not self.finite:
+            raise InfiniteVariance(self._reason)
+        self._require(8 * self._recursion.room(2, full=full), "second moments")
+
+    def _require(self, size: int, what: str) -> None:
+        if size > MOST_BYTES:
+            S, A = self._law.shape
+            steps = self.plan.horizon if isinstance(self.plan.horizon, int) else "any number of"
+            raise InvalidArgument(
+                f"{what} of {S} states and {A} actions over {steps} steps take about {size / 2**30:.3g} GiB, more than "
+                f"{MOST_BYTES / 2**30:g}; use a smaller model or a shorter horizon"
+            )
 
     def _spread(self, x: FloatArray, power: int) -> FloatArray:
         """`x` in units^power over all states, 0 where none is reached."""
@@ -199,8 +213,10 @@ def estimator_moments(
     too high a price; one trajectory stands for one sample of it, which may take several episodes.
 
     With z_t the score of step t, H_t = ratio_t (c_t + k H_{t+1}), X_t = ratio_t (z_t (e_t + k H_{t+1}) + g X_{t+1}),
-    E X X^T solves the same linear recursion as E X under the law weighted by ratio^2. Time O(S^3 + S^2 A^2) for
-    `blocks` and O(S^3 A^2) for `covariance()` on the S states that are reached, times T for a horizon of T steps.
+    E X X^T solves the same linear recursion as E X under the law weighted by ratio^2. `mean` and `bias` take two
+    solves, sparse ones for a large sparse model. On the S states that are reached `blocks`, and with it `variance` and
+    `trace`, takes time O(S^3 + S^2 A + S A^2) and memory O(S^2 A), O(S^2) for a sparse model, and `covariance()` time
+    O(S^3 A^2); for a horizon of T steps both take time O(T S^3 A^2) and memory O(S^2 A).
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, evaluate, problems
     >>> mdp = problems.bandit([1.0, 0.0])
@@ -238,10 +254,12 @@ def _no_variance(recursion: Stepwise | Sampled) -> str:
 
 
 def _radius(recursion: Stepwise | Sampled, moment: int) -> Radius | None:
-    """How fast a moment grows with the horizon; None where there is nothing to grow or a horizon to stop it."""
+    """How fast a moment grows with the horizon; None where it shrinks or a horizon stops it."""
     if recursion.horizon is not None or not recursion.law.states.size:
         return None
-    return spectral_radius(recursion.growth(moment))
+    growth = recursion.growth(moment)
+    # No radius is larger than the largest sum of a row.
+    return None if np.max(growth.sum(axis=1)) < SHRINKS else spectral_radius(growth)
 
 
 def _infinite(what: str, recursion: Stepwise | Sampled, radius: Radius) -> str:

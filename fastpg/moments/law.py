@@ -4,17 +4,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
+from scipy import linalg, sparse
 
-from fastpg.chain import reached
+from fastpg.chain import Chain, reached
 from fastpg.lazy import cached_property
 from fastpg.model import Transition
 from fastpg.sampling.estimators import origin
 from fastpg.sampling.plan import Plan
-from fastpg.validation import FloatArray
+from fastpg.solvers import SMALL, choose
+from fastpg.validation import FloatArray, frozen
 
 # Matrices over (state, action) and successor are stored densely where more than this share of them is not 0.
 DENSE = 0.1
+
+# Moments x(k,s,b) of the score at s, given a state k, as a sum of products X(k,s) v(s,b).
+Products = list[tuple[FloatArray, FloatArray]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,6 +49,26 @@ class StepLaw:
         S, A = self.pi.shape
         return S, A
 
+    @cached_property
+    def going(self) -> slice | npt.NDArray[np.int64]:
+        """Which outcomes do not end the process."""
+        return _where(self.successor >= 0)
+
+    @cached_property
+    def flat(self) -> npt.NDArray[np.int64]:
+        """Where each of these stands in a matrix over (state, action) and successor."""
+        return np.asarray(self.pair[self.going] * self.pi.shape[0] + self.successor[self.going])
+
+    @cached_property
+    def is_dense(self) -> bool:
+        """Whether such matrices are stored densely."""
+        return self.successor[self.going].size > DENSE * self.pi.size * self.pi.shape[0]
+
+    @cached_property
+    def on_policy(self) -> bool:
+        """Whether all ratios are 1, so that all powers of them are the same."""
+        return bool((self.ratio == 1).all())
+
     def measure(self, power: int) -> "Measure":
         """Expectations of what is multiplied by that power of the ratio at each step."""
         return Measure(self, self.probability * self.ratio**power)
@@ -69,19 +93,17 @@ class Measure:
 
     def onto(self, x: FloatArray | float = 1.0) -> Transition:
         """The matrix (S A, S) of sums of weight x over the outcomes with each successor."""
-        S, A = self.law.shape
-        goes_on = self.law.successor >= 0
-        weight = (self.weight * x)[goes_on]
-        index = (self.law.pair[goes_on], self.law.successor[goes_on])
-        matrix = sparse.csr_array((weight, index), shape=(S * A, S))
-        return matrix.toarray() if weight.size > DENSE * S * A * S else matrix
+        (S, A), going = self.law.shape, self.law.going
+        weight = (self.weight * x)[going]
+        if self.law.is_dense:
+            return _sums(self.law.flat, weight, S * A * S).reshape(S * A, S)
+        return sparse.csr_array((weight, (self.law.pair[going], self.law.successor[going])), shape=(S * A, S))
 
     def chain(self, x: FloatArray | float = 1.0) -> Transition:
         """The matrix (S, S) of sums over the actions as well."""
-        S, _ = self.law.shape
-        goes_on = self.law.successor >= 0
-        weight = (self.weight * x)[goes_on]
-        matrix = sparse.csr_array((weight, (self.law.state[goes_on], self.law.successor[goes_on])), shape=(S, S))
+        (S, _), going = self.law.shape, self.law.going
+        weight = (self.weight * x)[going]
+        matrix = sparse.csr_array((weight, (self.law.state[going], self.law.successor[going])), shape=(S, S))
         return matrix.toarray() if weight.size > DENSE * S * S else matrix
 
     def ending(self, x: FloatArray | float = 1.0) -> FloatArray:
@@ -114,14 +136,58 @@ def score_blocks(pi: FloatArray, f: FloatArray) -> FloatArray:
     return out - cross - cross.swapaxes(1, 2) + f.sum(axis=1)[:, None, None] * pi[:, :, None] * pi[:, None, :]
 
 
-def own_block(matrix: Transition, x: FloatArray) -> FloatArray:
+def score_sizes(pi: FloatArray) -> FloatArray:
+    """|e_a - pi|^2, shape (S, A)."""
+    return np.asarray(((np.eye(pi.shape[1]) - pi[:, None, :]) ** 2).sum(axis=2))
+
+
+def along_scores(pi: FloatArray, x: FloatArray) -> FloatArray:
+    """sum_a (e_a - pi) . x(s,a,:), shape (S,)."""
+    return np.asarray(np.trace(centred(pi, x), axis1=1, axis2=2))
+
+
+def solved(factor: float, K: Transition, b: FloatArray, *, transposed: bool = False) -> FloatArray:
+    """(I - factor K)^{-1} b, or with K^T: where K is large and sparse by what solves such chains, else by LU."""
+    if factor == 0:
+        return b
+    if K.shape[0] <= SMALL or not sparse.issparse(K):
+        return np.asarray(linalg.solve(without(factor, K.T if transposed else K), b))
+    n = K.shape[0]
+    chain = Chain(K, frozen(np.zeros(n)), factor, 1.0 - factor, frozen(np.zeros(n, bool)))
+    factors = choose(chain).factorise(chain)
+    return factors.solve_transposed(b) if transposed else factors.solve(b)
+
+
+def own_block(matrix: Transition, x: FloatArray | Products) -> FloatArray:
     """sum_k matrix[s A + a, k] x(k, s, b), shape (S, A, A)."""
+    if not isinstance(x, np.ndarray):
+        return np.asarray(sum(_own_entry(matrix, X)[:, :, None] * v[:, None, :] for X, v in x))
     S, _, A = x.shape
     if isinstance(matrix, np.ndarray):
         return np.asarray(matrix.reshape(S, A, S) @ x.transpose(1, 0, 2))
     row = np.repeat(np.arange(S * A), np.diff(matrix.indptr))
     terms = matrix.data[:, None] * x[matrix.indices, row // A]
     return np.stack([_sums(row, column, S * A) for column in terms.T], axis=1).reshape(S, A, A)
+
+
+def _own_entry(matrix: Transition, x: FloatArray) -> FloatArray:
+    """sum_k matrix[s A + a, k] x(k, s), shape (S, A)."""
+    S = x.shape[0]
+    if isinstance(matrix, np.ndarray):
+        return np.asarray((matrix.reshape(S, -1, S) @ x.T[:, :, None])[:, :, 0])
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    A = matrix.shape[0] // S
+    return _sums(row, matrix.data * x[matrix.indices, row // A], matrix.shape[0]).reshape(S, A)
+
+
+def multiplied(x: FloatArray | Products) -> FloatArray:
+    """The table x(k,s,b), shape (S, S, A)."""
+    return x if isinstance(x, np.ndarray) else np.asarray(sum(X[:, :, None] * v for X, v in x))
+
+
+def _where(chosen: npt.NDArray[np.bool_]) -> slice | npt.NDArray[np.int64]:
+    """What to index with for the chosen of the first ones; where these are all, nothing is copied."""
+    return slice(chosen.size) if chosen.all() else np.flatnonzero(chosen)
 
 
 def _sums(index: npt.NDArray[np.int64], weight: FloatArray, size: int) -> FloatArray:
@@ -142,7 +208,7 @@ def step_law(plan: Plan) -> StepLaw:
     states = np.flatnonzero(seen)
     index = np.full(S, -1)
     index[states] = np.arange(states.size)
-    kept = np.flatnonzero(seen[state] & taken)
+    kept = _where(seen[state] & taken)
     return StepLaw(
         states,
         index[state[kept]],
@@ -152,7 +218,7 @@ def step_law(plan: Plan) -> StepLaw:
         ratio[kept],
         terms.credit[kept],
         terms.signal[kept],
-        np.zeros(kept.size) if terms.income is None else terms.income[kept],
+        np.zeros(n)[kept] if terms.income is None else terms.income[kept],
         terms.baseline[states],
         plan.last[states],
         plan.policy.probabilities[states],

@@ -7,7 +7,6 @@ the policy counts, so that no digits are lost however small the perturbation is.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -108,9 +107,6 @@ class Perturbed:
     law: Steps
     enumeration: Enumeration
 
-    # About how many numbers (S, S, A) are held at once.
-    tables: ClassVar[int] = 8
-
     @classmethod
     def of(cls, plan: PerturbedPlan) -> "Perturbed":
         """NoExactMoments where the directions are not enumerated, or are too many for the states there are."""
@@ -125,6 +121,11 @@ class Perturbed:
                 f"{max(work, S**3):.1g} multiplications and so more than {MOST_WORK:.0e}; use a smaller model"
             )
         return cls(plan, law, enumeration)
+
+    def room(self, moment: int, *, full: bool = False) -> int:  # noqa: ARG002
+        """About how many numbers are held at once."""
+        (S, A), steps = self.law.shape, self.plan.horizon if isinstance(self.plan.horizon, int) else 0
+        return max(2 * S * S * A, S * steps, (S * A) ** 2 * full)
 
     @cached_property
     def entry(self) -> npt.NDArray[np.int64]:

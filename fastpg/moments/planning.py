@@ -30,9 +30,12 @@ def optimal_baseline(
 ) -> FloatArray | float:
     """The baseline that makes the sum of the variances of `estimator` least: (S,), or one number for all states.
 
-    The baseline of a state changes the entries of that state alone and the sum of their variances is a parabola
-    in it, found from three exact moments; their minimum is b(s), that of the sum of all parabolas the constant. 0 where
-    no baseline makes a difference. A baseline that the estimator has is not looked at.
+    The baseline of a state changes the entries of that state alone, and the sum of their variances is a parabola in it,
+
+        n(s) b^2 - 2 N(s) b + ...,   b(s) = N(s) / n(s),  or  sum N / sum n  as a constant.
+
+    N and n come from the recursions of second moments, and take as long as these. 0 where no baseline makes a
+    difference. A baseline that the estimator has is not looked at.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, evaluate, problems
     >>> mdp = problems.bandit([1.0, 0.0])
@@ -46,26 +49,12 @@ def optimal_baseline(
     if not is_dataclass(estimator) or not hasattr(estimator, "baseline") or isinstance(estimator, Fault):
         raise InvalidArgument(f"{type(estimator).__name__} has no baseline to choose; use an estimator that has one")
 
-    def spread(baseline: FloatArray) -> FloatArray:
-        made: Any = replace(estimator, baseline=baseline)
-        return np.asarray(estimator_moments(evaluation, made, horizon=horizon).variance.sum(axis=1))
-
-    S = evaluation.mdp.n_states
-    best, width = np.zeros(S), np.ones(S)
-    # A step as wide as the spread at the minimum leaves least rounding, so a second look starts from the first.
-    for _ in range(3):
-        below, at, above = spread(best - width), spread(best), spread(best + width)
-        curvature, slope = (above - 2 * at + below) / 2, (above - below) / 2
-        if by == "constant":
-            curvature, slope, at = (np.full(S, x.sum()) for x in (curvature, slope, at))
-        # In units of the width; what is only rounding of the parabola is none.
-        known = curvature > 1e-12 * np.abs(at)
-        step = np.divide(-slope, 2 * curvature, out=np.zeros(S), where=known)
-        best = best + width * step
-        least = np.maximum(at - curvature * step**2, 0.0)
-        ratio = np.divide(least, curvature, out=np.ones(S), where=known & (least > 0))
-        width = width * np.sqrt(ratio)
-    return float(best[0]) if by == "constant" else frozen(best)
+    without: Any = replace(estimator, baseline=None)
+    moments = estimator_moments(evaluation, without, horizon=horizon)
+    N, n = moments.baseline_parabola()
+    if by == "constant":
+        return float(N.sum() / n.sum()) if n.sum() > 0 else 0.0
+    return frozen(np.divide(N, n, out=np.zeros(n.size), where=n > 0))
 
 
 def samples_needed(

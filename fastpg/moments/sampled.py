@@ -14,7 +14,7 @@ Self-normalised, X = mean W Y / mean W: in the limit of many trajectories, with 
     u = W (Y - g) / omega,  E X = g - (E W^2 Y - g E W^2) / (omega^2 n) + O(1/n^2),  share = 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +40,8 @@ class Parts(NamedTuple):
     product: int
 
 
-def parts(plan: Plan, law: StepLaw, *, products: bool) -> Parts:
-    """The channels of a plan; with `products` that of R Z as well."""
+def parts(plan: Plan, law: StepLaw, *, products: bool, shift: float) -> Parts:
+    """The channels of a plan, `shift` added to its baseline; with `products` that of R Z as well."""
     channels, rho, discount = Channels(law), law.ratio, plan.discount
     S = law.states.size
     always, never = np.ones(S), np.zeros(S)
@@ -50,7 +50,7 @@ def parts(plan: Plan, law: StepLaw, *, products: bool) -> Parts:
     baseline = law.baseline[law.state]
     estimate, scores, income, both = {}, 0, 0, 0
     fading = 1.0 if plan.terms.whole else plan.step_discount
-    if plan.terms.whole or plan.terms.income is not None:
+    if plan.terms.whole or plan.terms.income is not None or shift:
         scores = channels.vector({weight: rho}, {}, rho * fading)
     if plan.terms.whole:
         own = {weight: rho * law.credit, worth: rho * discount}
@@ -60,6 +60,8 @@ def parts(plan: Plan, law: StepLaw, *, products: bool) -> Parts:
     else:
         own = {weight: rho * (law.signal - baseline), worth: rho * plan.decay}
         estimate[channels.vector(own, {}, rho * fading)] = 1.0
+    if shift:
+        estimate[scores] = -shift
     if plan.terms.income is not None:
         r, square = law.income, rho * rho
         income = channels.scalar({weight: rho * r}, rho * discount, 0.0, never)
@@ -82,6 +84,7 @@ class Sampled:
     plan: Plan
     law: StepLaw
     n: int | None
+    shift: float = 0.0
 
     @classmethod
     def of(cls, plan: Plan, law: StepLaw, n: int | None) -> "Sampled":
@@ -95,10 +98,12 @@ class Sampled:
         """Steps; None where the process stops by itself or never."""
         return None if isinstance(self.plan.horizon, str) else self.plan.horizon
 
-    @property
-    def tables(self) -> int:
-        """About how many numbers (S, S, A) are held at once."""
-        return (8 if self.horizon is None else 24) * len(self._parts.channels.own)
+    def room(self, moment: int, *, full: bool = False) -> int:  # noqa: ARG002
+        """About how many numbers a moment holds at once."""
+        (S, A), steps = self.law.shape, self.horizon or 0
+        if moment == 1:
+            return S * max(S, steps)
+        return S * max(6 * len(self._parts.channels.own) * S * A, 6 * steps)
 
     def at(self, n: int) -> "Sampled":
         """The same of n trajectories."""
@@ -151,9 +156,22 @@ class Sampled:
             add_outer(total, self._share * q, q)
         return Raw(np.zeros(self.law.shape) if self.plan.normalised else self._mean_part, *total)
 
+    def parabola(self) -> tuple[FloatArray, FloatArray]:
+        """(N, n), both (S,): the variances of the entries of s sum to n b^2 - 2 N b + ... with a baseline b(s).
+
+        From those at -1, 0 and 1, in units of the rewards.
+        """
+
+        def spread(b: float) -> FloatArray:
+            raw = replace(self, shift=b).raw(full=False)
+            return np.asarray(np.trace(raw.blocks, axis1=1, axis2=2))
+
+        below, at, above = spread(-1.0), spread(0.0), spread(1.0)
+        return (below - above) / 4, (below - 2 * at + above) / 2
+
     @cached_property
     def _parts(self) -> Parts:
-        return parts(self.plan, self.law, products=self._takes_part)
+        return parts(self.plan, self.law, products=self._takes_part, shift=self.shift)
 
     @cached_property
     def _linear(self) -> Linear:

@@ -4,14 +4,26 @@ H = ratio (c + k H'),  X = ratio (z (e + k H') + g X'),  z the score of the step
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
 
 from fastpg.lazy import cached_property
 from fastpg.model import Transition
-from fastpg.moments.law import Measure, StepLaw, centred, own_block, score_blocks, without
+from fastpg.moments.law import (
+    Measure,
+    Products,
+    StepLaw,
+    along_scores,
+    centred,
+    multiplied,
+    own_block,
+    score_blocks,
+    score_sizes,
+    solved,
+    without,
+)
 from fastpg.sampling.plan import Plan
 from fastpg.validation import FloatArray
 
@@ -31,8 +43,12 @@ class Ahead(NamedTuple):
 
     h: FloatArray
     h2: FloatArray
-    x: FloatArray
-    hx: FloatArray
+    x: FloatArray | Products
+    hx: FloatArray | Products
+
+
+# factor * matrix (S A, S) @ moments (S, S, A).
+Later = tuple[float, Transition, FloatArray | Products]
 
 
 class Raw(NamedTuple):
@@ -52,15 +68,21 @@ class Stepwise:
     coefficients: Coefficients
     horizon: int | None
 
-    # About how many numbers (S, S, A) are held at once.
-    tables: ClassVar[int] = 8
-
     @classmethod
     def of(cls, plan: Plan, law: StepLaw) -> "Stepwise":
         """The recursions of a plan whose terms are not `whole`."""
         k, g, s = plan.discount * plan.terms.trace, plan.step_discount, plan.survival
         coefficients = Coefficients(k * s, g * s, k * k * s, k * g * s, g * g * s)
         return cls(plan, law, coefficients, None if isinstance(plan.horizon, str) else plan.horizon)
+
+    def room(self, moment: int, *, full: bool = False) -> int:
+        """About how many numbers a moment holds at once."""
+        (S, A), steps = self.law.shape, self.horizon or 0
+        if moment == 1:
+            return S * steps
+        # Of an endless process (S, S) matrices are enough, else there is a handful of (S, S, A) tables.
+        row = 8 * S * A if full or steps else (8 + 4 * A * self.law.is_dense) * S
+        return S * max(row, 6 * steps)
 
     @cached_property
     def e(self) -> FloatArray:
@@ -70,12 +92,12 @@ class Stepwise:
     @cached_property
     def mean_step(self) -> "Step":
         """Means are under this measure."""
-        return Step.of(self.law.measure(1), self.law.credit, self.e)
+        return Step(self.law.measure(1), self.law.credit, self.e)
 
     @cached_property
     def square_step(self) -> "Step":
         """Second moments are under this one."""
-        return Step.of(self.law.measure(2), self.law.credit, self.e)
+        return self.mean_step if self.law.on_policy else Step(self.law.measure(2), self.law.credit, self.e)
 
     def growth(self, moment: int) -> Transition:
         """The matrix (S, S) whose spectral radius must be below 1 for first or second moments to be finite."""
@@ -87,8 +109,8 @@ class Stepwise:
         """E X (S, A), without second moments."""
         step, (k, g, *_) = self.mean_step, self.coefficients
         if self.horizon is None:
-            d = linalg.solve(without(g, step.chain.T), self.law.start)
-            return d[:, None] * self._worth(self._h())
+            d = solved(g, step.chain, self.law.start, transposed=True)
+            return d[:, None] * self._worth(self._h)
         h, total = self.law.last, np.zeros(self.law.shape)
         for w in _forward(g * step.chain, self.law.start, self.horizon)[::-1]:
             total += w[:, None] * self._worth(h)
@@ -101,19 +123,50 @@ class Stepwise:
         K, gg = self.square_step.chain, self.coefficients.gg
         total = _Total(np.zeros((S, A, A)), np.zeros((S, A, S, A)) if full else None)
         if self.horizon is None:
-            ahead = self._fixed_point()
-            self._gather(linalg.solve(without(gg, K.T), self.law.start), ahead, total)
+            self._gather(solved(gg, K, self.law.start, transposed=True), self._fixed_point(), total)
         else:
-            ahead = Ahead(self.law.last, self.law.last**2, np.zeros((S, S, A)), np.zeros((S, S, A)))
+            ahead = self._at_the_end()
             for w in _forward(gg * K, self.law.start, self.horizon)[::-1]:
                 self._gather(w, ahead, total)
-                ahead = self._earlier(ahead)
-        return Raw(np.tensordot(self.law.start, ahead.x, axes=1), total.blocks, total.product)
+                ahead = self._earlier(ahead, self._sources(ahead.h, ahead.h2)[2])
+        return Raw(self.mean(), total.blocks, total.product)
 
+    def parabola(self) -> tuple[FloatArray, FloatArray]:
+        """(N, n), both (S,): the variances of the entries of s sum to n b^2 - 2 N b + ... with a baseline b(s).
+
+        For e without one. Ahead, H X stands for what is taken from it, in the entries of a state, by a baseline of 1.
+        """
+        (k, g, _, kg, gg), step, pi = self.coefficients, self.square_step, self.law.pi
+        K, size, ones = step.chain, score_sizes(pi), step.measure.total()
+        N, n = np.zeros((2, pi.shape[0]))
+
+        def add(w: FloatArray, ahead: Ahead) -> None:
+            later = g * own_block(step.onto, ahead.x) + kg * own_block(step.onto, ahead.hx)
+            worth = step.signal + k * _flat(step.onto @ ahead.h, self.law)
+            N[...] += w * ((size * worth).sum(axis=1) + along_scores(pi, later))
+            n[...] += w * (size * ones).sum(axis=1)
+
+        def change(h: FloatArray) -> FloatArray:
+            return centred(pi, step.credit_of_action + k * _flat(step.onto @ h, self.law))
+
+        if self.horizon is None:
+            h = self._h
+            D = linalg.inv(without(g, self.mean_step.chain))
+            D2 = D if kg == g and self.law.on_policy else linalg.inv(without(kg, K))
+            ahead = Ahead(h, h, [(D, self._worth(h))], [(D2, change(h))])
+            add(solved(gg, K, self.law.start, transposed=True), ahead)
+            return N, n
+        ahead = self._at_the_end()
+        for w in _forward(gg * K, self.law.start, self.horizon)[::-1]:
+            add(w, ahead)
+            ahead = self._earlier(ahead, change(ahead.h), credited=False)
+        return N, n
+
+    @cached_property
     def _h(self) -> FloatArray:
         """E H when the process never stops by itself."""
         step = self.mean_step
-        return np.asarray(linalg.solve(without(self.coefficients.k, step.chain), step.credit))
+        return solved(self.coefficients.k, step.chain, step.credit)
 
     def _worth(self, h: FloatArray) -> FloatArray:
         """E of ratio z (e + k H') at each state, shape (S, A)."""
@@ -122,34 +175,39 @@ class Stepwise:
 
     def _sources(self, h: FloatArray, h2: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """What a step adds: to H^2 (S,), to X X^T by psi (S, A) and to H X by y (S, A), given moments of H'."""
-        step, (k, _, kk, _, _), c, e = self.square_step, self.coefficients, self.law.credit, self.e
-        measure = step.measure
+        step, (k, _, kk, _, _) = self.square_step, self.coefficients
         of_h2 = kk * _flat(step.onto @ h2, self.law)
         c_h, e_h = k * _flat(step.onto_credit @ h, self.law), k * _flat(step.onto_signal @ h, self.law)
-        h2_next = measure.total(c * c) + 2 * c_h + of_h2
-        psi = measure.total(e * e) + 2 * e_h + of_h2
-        return h2_next.sum(axis=1), psi, centred(self.law.pi, measure.total(c * e) + c_h + e_h + of_h2)
+        cc, ce, ee = step.squares
+        psi = ee + 2 * e_h + of_h2
+        return (cc + 2 * c_h + of_h2).sum(axis=1), psi, centred(self.law.pi, ce + c_h + e_h + of_h2)
 
     def _fixed_point(self) -> Ahead:
         """The moments when the process never stops by itself."""
         (_, g, kk, kg, _), K = self.coefficients, self.square_step.chain
-        h = self._h()
-        h2 = linalg.solve(without(kk, K), self._sources(h, np.zeros(h.size))[0])
+        h = self._h
+        h2 = solved(kk, K, self._sources(h, np.zeros(h.size))[0])
         p, y = self._worth(h), self._sources(h, h2)[2]
         D, D2 = linalg.inv(without(g, self.mean_step.chain)), linalg.inv(without(kg, K))
         through = g * (D2 @ (self.square_step.chain_credit @ D))
-        return Ahead(h, h2, D[:, :, None] * p, D2[:, :, None] * y + through[:, :, None] * p)
+        return Ahead(h, h2, [(D, p)], [(D2, y), (through, p)])
 
-    def _earlier(self, ahead: Ahead) -> Ahead:
-        """The moments with one more step to go."""
+    def _at_the_end(self) -> Ahead:
+        """The moments with no step to go."""
+        (S, A), last = self.law.shape, self.law.last
+        return Ahead(last, last**2, np.zeros((S, S, A)), np.zeros((S, S, A)))
+
+    def _earlier(self, ahead: Ahead, y: FloatArray, *, credited: bool = True) -> Ahead:
+        """The moments with one more step to go, where a step adds y (S, A) to H X and, if `credited`, credit X'."""
         (k, g, _, kg, _), first, second = self.coefficients, self.mean_step, self.square_step
         (S, A), own = self.law.shape, np.arange(self.law.shape[0])
-        h2, _, y = self._sources(ahead.h, ahead.h2)
-        flat_x, flat_hx = ahead.x.reshape(S, S * A), ahead.hx.reshape(S, S * A)
+        flat_x, flat_hx = np.reshape(ahead.x, (S, S * A)), np.reshape(ahead.hx, (S, S * A))
         x = (g * (first.chain @ flat_x)).reshape(S, S, A)
         x[own, own] += self._worth(ahead.h)
-        hx = (g * (second.chain_credit @ flat_x) + kg * (second.chain @ flat_hx)).reshape(S, S, A)
+        flat_hx = kg * (second.chain @ flat_hx) + (g * (second.chain_credit @ flat_x) if credited else 0.0)
+        hx = flat_hx.reshape(S, S, A)
         hx[own, own] += y
+        h2 = self._sources(ahead.h, ahead.h2)[0]
         return Ahead(first.credit + k * (first.chain @ ahead.h), h2, x, hx)
 
     def _gather(self, w: FloatArray, ahead: Ahead, total: "_Total") -> None:
@@ -161,24 +219,61 @@ class Stepwise:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Step:
-    """The sums over the outcomes of a step that recursions use."""
+    """The sums over the outcomes of a step that recursions use, with credits c and signals e."""
 
     measure: Measure
-    credit: FloatArray
-    signal: FloatArray
-    onto: Transition
-    onto_credit: Transition
-    onto_signal: Transition
-    chain: Transition
-    chain_credit: Transition
+    c: FloatArray
+    e: FloatArray
 
-    @classmethod
-    def of(cls, measure: Measure, c: FloatArray, e: FloatArray) -> "Step":
-        """Sums with credits c and signals e."""
-        return cls(
-            measure, measure.total(c).sum(axis=1), measure.total(e),
-            measure.onto(), measure.onto(c), measure.onto(e), measure.chain(), measure.chain(c),
-        )  # fmt: skip
+    @cached_property
+    def credit_of_action(self) -> FloatArray:
+        """E c (S, A)."""
+        return self.measure.total(self.c)
+
+    @cached_property
+    def credit(self) -> FloatArray:
+        """E c (S,)."""
+        return np.asarray(self.credit_of_action.sum(axis=1))
+
+    @cached_property
+    def signal(self) -> FloatArray:
+        """E e (S, A)."""
+        return self.measure.total(self.e)
+
+    @cached_property
+    def squares(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """E c c, E c e, E e e (S, A)."""
+        c, e, total = self.c, self.e, self.measure.total
+        return total(c * c), total(c * e), total(e * e)
+
+    @cached_property
+    def onto(self) -> Transition:
+        """(S A, S)."""
+        return self.measure.onto()
+
+    @cached_property
+    def onto_credit(self) -> Transition:
+        """With c."""
+        return self.measure.onto(self.c)
+
+    @cached_property
+    def onto_signal(self) -> Transition:
+        """With e."""
+        return self.measure.onto(self.e)
+
+    @cached_property
+    def chain(self) -> Transition:
+        """(S, S)."""
+        return self._over_actions(self.onto, 1.0)
+
+    @cached_property
+    def chain_credit(self) -> Transition:
+        """With c."""
+        return self._over_actions(self.onto_credit, self.c)
+
+    def _over_actions(self, onto: Transition, x: FloatArray | float) -> Transition:
+        S = onto.shape[1]
+        return onto.reshape(S, -1, S).sum(axis=1) if isinstance(onto, np.ndarray) else self.measure.chain(x)
 
 
 def _flat(x: FloatArray, law: StepLaw) -> FloatArray:
@@ -192,9 +287,13 @@ class _Total(NamedTuple):
     product: FloatArray | None
 
     def add(
-        self, own: FloatArray, w: FloatArray, pi: FloatArray, later: tuple[tuple[float, Transition, FloatArray], ...]
+        self,
+        own: FloatArray,
+        w: FloatArray,
+        pi: FloatArray,
+        later: tuple[tuple[float, Transition, FloatArray | Products], ...],
     ) -> None:
-        """`own` (S, A, A), and u X'^T + X' u^T for a sum of factor * matrix (S A, S) @ moments (S, S, A)."""
+        """`own` (S, A, A), and u X'^T + X' u^T for the sum of `later`."""
         S, A = pi.shape
         self.blocks[...] += own
         if self.product is None:
@@ -204,9 +303,8 @@ class _Total(NamedTuple):
             )
             self.blocks[...] += both + both.swapaxes(1, 2)
             return
-        both = np.asarray(sum(factor * (matrix @ x.reshape(S, S * A)) for factor, matrix, x in later)).reshape(
-            S, A, S, A
-        )
+        terms = (factor * (matrix @ multiplied(x).reshape(S, S * A)) for factor, matrix, x in later)
+        both = np.asarray(sum(terms)).reshape(S, A, S, A)
         both = centred(pi, both) * w[:, None, None, None]
         states = np.arange(S)
         self.blocks[...] += both[states, :, states] + both[states, :, states].swapaxes(1, 2)

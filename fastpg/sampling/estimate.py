@@ -22,7 +22,8 @@ from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
 BLOCKS = 4096
 # Block sums keep every entry of the gradient up to this many; beyond it entries share pools.
 POOLS = 1024
-PIECES = 64
+# The work is cut into so many pieces, and no more than so few where the sums of a piece cost more than its steps.
+PIECES, FEWEST = 64, 16
 
 
 class Pooling(NamedTuple):
@@ -83,7 +84,7 @@ def estimate_gradient(
 
     `horizon` is a number of steps, or "geometric": go on with probability `discount`, rewards undiscounted, which is
     unbiased for the infinite horizon. Trajectory i is the same bit for bit whatever the threads, and so is the
-    result. Memory: 32 MiB, about 9 (S, A) arrays and 8 MiB a thread, about 100 bytes an outcome (s, a, s'), and 32
+    result. Memory: 32 MiB, about 9 (S, A) arrays and 9 MiB a thread, about 100 bytes an outcome (s, a, s'), and 32
     bytes a step of a trajectory of more than a million. `progress` is called with the trajectories done so far.
     With `keep_partial` an interrupt (Ctrl-C) ends it early: what is returned is the estimate from the first
     trajectories, as many as were done, and says how many in `n`.
@@ -106,7 +107,7 @@ def estimate_gradient(
     b = np.arange(B + 1, dtype=np.int64)
     edges = frozen(b * (n // B) + b * (n % B) // B)
     blocks, weights = np.zeros((B, max(int(pool.max()) + 1, 1))), np.zeros(B)
-    cuts = np.linspace(0, B, min(PIECES, B) + 1).astype(int)
+    cuts = np.linspace(0, B, min(PIECES, B, max(FEWEST, n // mdp.n_states)) + 1).astype(int)
     pieces = [slice(first, last) for first, last in pairwise(cuts)]
 
     def tell(done: int) -> None:
@@ -132,10 +133,10 @@ def estimate_gradient(
         sums = np.zeros((shape[0], rows, shape[1]))
         mine = frozen(edges[piece.start : piece.stop + 1])
         steps = add(mine, stop, sums, blocks[piece], weights[piece])
-        return sums.swapaxes(0, 1), steps, int(mine[-1])
+        return sums, steps, int(mine[-1])
 
     # One name for all three: an interrupt finds them before a piece or after it.
-    state = np.zeros((rows, *shape)), 0, 0
+    state = np.zeros((shape[0], rows, shape[1])), 0, 0
     try:
         for piece_sums, piece_steps, done in in_order(work, pieces, threads):
             state = state[0] + piece_sums, state[1] + piece_steps, state[2] + 1
@@ -146,7 +147,7 @@ def estimate_gradient(
         # The first pieces are all there; what began after them is left out.
         B = pieces[state[2] - 1].stop
         n, edges, blocks, weights = int(edges[B]), edges[: B + 1], blocks[:B], weights[:B]
-    sums, steps, _ = state
+    sums, steps = state[0].swapaxes(0, 1), state[1]
     sizes = np.diff(edges)
     limit = np.zeros(shape)
     if made.normalised:

@@ -41,6 +41,7 @@ class Plan:
     `step_discount`     of the steps
     `survival`          the probability to go on after a step: the discount where stopping is geometric, else 1
     `last`              (S,) H where the horizon cuts the process
+    `scale`             of signals and baselines: the sum of the occupancy for steps from the visitation, else 1
     `unit`              a power of 2 near the largest term, in units of reward, and of which `terms` are multiples
     ==================  ====================================================================================
     """
@@ -54,6 +55,7 @@ class Plan:
     terms: Terms
     unit: float
     horizon: Horizon | None
+    scale: float = 1.0
 
     @property
     def episodes(self) -> int:
@@ -126,6 +128,8 @@ class Plan:
     @property
     def ratio(self) -> FloatArray:
         """One for each outcome of a step."""
+        if self.sampled is self.policy:
+            return np.ones(int(self.table.offset[-2]))
         state = origin(self.table)
         action = self.table.action[: state.size]
         ratio = self.policy.probabilities[state, action] / self.sampled.probabilities[state, action]
@@ -202,7 +206,7 @@ def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None
     if scale != 1:
         terms = terms._replace(signal=frozen(scale * terms.signal), baseline=frozen(scale * terms.baseline))
     unit, terms = _in_units(terms)
-    return Plan(name, mdp, policy, sampled, start, table, terms, unit, horizon)
+    return Plan(name, mdp, policy, sampled, start, table, terms, unit, horizon, scale)
 
 
 def _checked_horizon(horizon: Horizon | None) -> Horizon | None:

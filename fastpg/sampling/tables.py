@@ -1,5 +1,6 @@
 """What a model and a policy become for the sampler: one alias table a state, and the rule that ends a trajectory."""
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -8,12 +9,13 @@ from scipy import sparse
 
 from fastpg.chain import induced_chain
 from fastpg.errors import InvalidArgument
-from fastpg.kernels.alias import alias_table
+from fastpg.kernels.alias import alias_table, records
 from fastpg.kernels.random import HALF
+from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.sampling.duration import require_short
-from fastpg.validation import FloatArray, frozen, positive_integer
+from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
 
 IntArray = npt.NDArray[np.int64]
 Horizon = int | Literal["geometric"]
@@ -31,16 +33,39 @@ class Draws(NamedTuple):
     bits: int
 
 
-class OutcomeTable(NamedTuple):
-    """The outcomes (action, successor) of each state, and how they are drawn; segment S holds the first states."""
+@dataclass(frozen=True, eq=False, repr=False)
+class OutcomeTable:
+    """The outcomes (action, successor) of each state; segment S holds the first states.
+
+    How they are drawn is worked out when it is first asked for: exact moments do without.
+    """
 
     offset: IntArray
-    alias: IntArray
     successor: IntArray
     action: IntArray
     reward: FloatArray
     probability: FloatArray
-    draws: Draws
+    n_actions: int
+    terminal: BoolArray
+
+    @cached_property
+    def _alias_table(self) -> tuple[npt.NDArray[np.uint64], IntArray]:
+        threshold, alias = np.empty(self.probability.size, np.uint64), np.empty(self.probability.size, np.int64)
+        alias_table(self.probability, self.offset, threshold, alias)
+        return frozen(threshold), frozen(alias)
+
+    @property
+    def alias(self) -> IntArray:
+        """The outcome that shares the cell of each."""
+        return self._alias_table[1]
+
+    @cached_property
+    def draws(self) -> Draws:
+        """What the compiled loops read."""
+        offset, record = self.offset.astype(np.uint64), np.empty((self.probability.size, 2), np.uint64)
+        bits = state_bits(self.terminal.size, self.n_actions, self.probability.size)
+        records(*self._alias_table, self.action, self.successor, self.terminal, bits, record)
+        return Draws(frozen(offset[:-1] << HALF | np.diff(offset)), frozen(record), bits)
 
     def indexed(self, mdp: MDP, *values: FloatArray) -> tuple[bool, list[FloatArray]]:
         """`values`, each with one number for each outcome of a step or empty, as the sampler looks them up.
@@ -61,7 +86,7 @@ class OutcomeTable(NamedTuple):
 
 
 def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> OutcomeTable:
-    """Outcomes with probability pi(a|s) P(k|s,a) > 0 in time proportional to their number, 56 bytes each.
+    """Outcomes with probability pi(a|s) P(k|s,a) > 0 in time proportional to their number: 32 bytes each, drawn 64.
 
     `start` (S,) is the law of the first state, that of the model where left out.
     """
@@ -78,14 +103,8 @@ def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> 
     weight = frozen(np.concatenate((weight[kept], start[first])))
     successor = frozen(np.concatenate((kept_successor, first)).astype(np.int64))
     action = frozen(np.concatenate((row % A, np.zeros_like(first))))
-    threshold, alias = np.empty(weight.size, np.uint64), np.empty(weight.size, np.int64)
-    alias_table(weight, offset, threshold, alias)
-    bits = state_bits(S, A, weight.size)
-    code = (action << bits | successor | mdp.terminal[successor].astype(np.int64) << 31).astype(np.uint64)
-    begin, n = offset[:-1].astype(np.uint64), counts.astype(np.uint64)
-    draws = Draws(frozen(begin << HALF | n), frozen(np.stack((threshold, code << HALF | code[alias]), axis=1)), bits)
     reward = frozen(np.concatenate((_rewards(mdp, row, kept_successor, kept), np.zeros(first.size))))
-    return OutcomeTable(offset, frozen(alias), successor, action, reward, weight, draws)
+    return OutcomeTable(offset, successor, action, reward, weight, A, mdp.terminal)
 
 
 def state_bits(n_states: int, n_actions: int, n_outcomes: int) -> int:
@@ -105,8 +124,9 @@ def _rewards(mdp: MDP, row: IntArray, successor: IntArray, kept: IntArray) -> Fl
     R, A = mdp.reward, mdp.n_actions
     if sparse.issparse(R):
         return R.data[kept]
-    index = (row // A, row % A, successor)
-    return R[index[: R.ndim]]
+    if R.ndim == 1:
+        return R[row // A]
+    return R.reshape(mdp.n_states * A, -1)[row, successor if R.ndim == 3 else 0]
 
 
 class Stopping(NamedTuple):
