@@ -133,7 +133,8 @@ class EstimatorMoments:
         For an estimator that has none so far.
         """
         self._require_room(full=False)
-        assert not isinstance(self._recursion, Perturbed) and isinstance(self.plan, Plan)  # those have no baseline
+        assert not isinstance(self._recursion, Perturbed)
+        assert isinstance(self.plan, Plan)
         N, n = self._recursion.parabola() if self._law.states.size else np.zeros((2, 0))
         scale = self.plan.scale
         return self._finite("baseline", self._spread(scale * N, 1)), self._spread(scale * scale * n, 0)

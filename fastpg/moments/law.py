@@ -153,6 +153,10 @@ def solved(factor: float, K: Transition, b: FloatArray, *, transposed: bool = Fa
     if K.shape[0] <= SMALL or not sparse.issparse(K):
         return np.asarray(linalg.solve(without(factor, K.T if transposed else K), b))
     n = K.shape[0]
+    # A chain has rows of sum 1 at most, and its discount tells how soon it ends.
+    most = float(K.sum(axis=1).max())
+    if 0 < factor * most < 1:
+        factor, K = factor * most, K / most
     chain = Chain(K, frozen(np.zeros(n)), factor, 1.0 - factor, frozen(np.zeros(n, bool)))
     factors = choose(chain).factorise(chain)
     return factors.solve_transposed(b) if transposed else factors.solve(b)

@@ -18,7 +18,7 @@ from scipy import linalg, sparse
 
 from fastpg.lazy import cached_property
 from fastpg.model import Transition
-from fastpg.moments.law import Measure, StepLaw, centred, score_blocks, without
+from fastpg.moments.law import Measure, StepLaw, centred, score_blocks, solved, without
 from fastpg.moments.stepwise import _Total
 from fastpg.radius import spectral_radius
 from fastpg.validation import FloatArray
@@ -273,7 +273,7 @@ class Linear:
                 ahead.hh[0, 0] = np.ones(S)
                 continue
             source = self._worth(self._scalar_steps[i, k], ahead).sum(axis=1)
-            ahead.hh[i, k] = linalg.solve(without(1.0, self._chain(B[i][i] * B[k][k])), source)
+            ahead.hh[i, k] = solved(1.0, self._chain(B[i][i] * B[k][k]), source)
         for i, j in sorted(needed.hx, key=sum):
             chains = self._mixed_chains[i, j]
             others = sum(chain @ ahead.hx[pair].reshape(S, S * A) for pair, chain in chains.items() if pair != (i, j))
@@ -298,7 +298,7 @@ class Linear:
         total = {}
         for pair in sorted(needed.xx, key=sum, reverse=True):
             f = self.channels.later[pair[0]][pair[0]] * self.channels.later[pair[1]][pair[1]]
-            total[pair] = linalg.solve(without(1.0, self._chain(f).T), start[pair])
+            total[pair] = solved(1.0, self._chain(f), start[pair], transposed=True)
             for target, chain in self._moves[pair]:
                 if target != pair:
                     start[target] = start[target] + total[pair] @ chain

@@ -102,7 +102,7 @@ class Sampled:
         """About how many numbers a moment holds at once."""
         (S, A), steps = self.law.shape, self.horizon or 0
         if moment == 1:
-            return S * max(S, steps)
+            return S * steps
         return S * max(6 * len(self._parts.channels.own) * S * A, 6 * steps)
 
     def at(self, n: int) -> "Sampled":
