@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.errors import SolveError
+from fastpg.kernels import horizon as sweeps
 from fastpg.kernels.evaluation import induced_transition, policy_average
 from fastpg.kernels.sparse import induced_sparse_transition
 from fastpg.lazy import cached_property
@@ -96,6 +97,27 @@ def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
     S, A = mdp.n_states, mdp.n_actions
     P = mdp.transition if mdp.is_sparse else mdp.transition.reshape(S * A, S)
     return (P @ value).reshape(S, A, *value.shape[1:])
+
+
+def add_values_to_go(P: Transition, discount: float, out: FloatArray) -> None:
+    """out[k] += discount P out[k-1] for k = 1..T, in place, shape (T+1, S)."""
+    if sparse.issparse(P):
+        sweeps.sparse_values_to_go(*_rows(P), discount, out)
+    else:
+        sweeps.values_to_go(frozen(np.ascontiguousarray(P.T)), discount, out)
+
+
+def add_laws(P: Transition, discount: float, stays: BoolArray, out: FloatArray) -> None:
+    """out[t+1] += discount P^T out[t], and out[t] where it `stays` (S,), for t = 0..T-1, in place, shape (T+1, S)."""
+    if sparse.issparse(P):
+        sweeps.sparse_laws(*_rows(P), discount, stays, out)
+    else:
+        sweeps.laws(frozen(P[:]), discount, stays, out)
+
+
+def _rows(P: sparse.csr_array) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The entries, columns and row boundaries of a CSR array."""
+    return frozen(P.data[:]), frozen(P.indices.astype(np.int64)), frozen(P.indptr.astype(np.int64))
 
 
 def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
