@@ -143,6 +143,12 @@ def finite(
     return x
 
 
+def in_units(name: str, x: FloatArray, unit: float, mdp: MDP) -> FloatArray:
+    """`x` times a unit of reward; SolveError where that overflows. What is not finite before stays."""
+    with np.errstate(over="ignore"):
+        return frozen(finite(name, unit * x, mdp, lambda: ~np.isfinite(x)))
+
+
 def reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:
     """States that a path of stored edges leads to from a seed, seeds included."""
     from scipy.sparse.csgraph import breadth_first_order

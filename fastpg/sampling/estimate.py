@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastpg.chain import in_units
 from fastpg.kernels import estimates as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy
@@ -127,7 +128,9 @@ def estimate_gradient(
         n, edges, blocks = int(edges[B]), edges[: B + 1], blocks[:B]
     sums, steps, _ = state
     mean, standard_error, contributions = _moments(sums, n, B)
-    mean, standard_error, blocks = (frozen(made.unit * x) for x in (mean, standard_error, blocks))
+    mean = in_units("mean", mean, made.unit, mdp)
+    standard_error = in_units("standard_error", standard_error, made.unit, mdp)
+    blocks = in_units("blocks", blocks, made.unit, mdp)
     return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(np.diff(edges)), pooling)
 
 
