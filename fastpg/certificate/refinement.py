@@ -38,15 +38,17 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
         |V - V_exact| <= D (|rho| + its rounding)
 
     The equations of states where the process has ended are V = 0, which holds exactly throughout.
-    Where all values are alike their `level` is kept apart, so that residuals round like differences of values.
+    Where all other values are alike their `level` is kept apart, so that residuals round like differences of values.
     """
-    alike = np.ptp(value) < np.abs(value).max() / 2 and not equations.ended.any()
+    going_on = value[~equations.ended]
+    alike = going_on.size > 0 and np.ptp(going_on) < np.abs(going_on).max() / 2
     if np.isfinite(majorant.relative):
         x, common, differences = majorant.correction(equations.state_reward)
     else:
-        x, common, differences = value, float(np.median(value)), value - np.median(value)
-    x = np.where(equations.ended, 0.0, x)
-    level, h = (_twofold(np.array([common])), _twofold(differences)) if alike else (_twofold(np.zeros(1)), _twofold(x))
+        common = float(np.median(going_on)) if going_on.size else 0.0
+        x, differences = value, value - common
+    level = _twofold(np.array([common if alike else 0.0]))
+    h = _ending(equations, _twofold(differences if alike else x), level)
     best, least = None, np.inf
     for _ in range(STEPS):
         gains = equations.gains(equations.reward, h, level[:, 0])
@@ -61,9 +63,8 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
             break
         least = size
         if alike:
-            level, h = _corrected(level, np.array([shift])), _corrected(h, step)
-        else:
-            h = _corrected(h, np.where(equations.ended, 0.0, x))
+            level = _corrected(level, np.array([shift]))
+        h = _ending(equations, _corrected(h, step if alike else x), level)
     assert best is not None
     return best
 
@@ -92,6 +93,11 @@ def refined_arrivals(equations: Equations, majorant: Majorant, arrivals: FloatAr
         d = _corrected(d, step)
     assert best is not None
     return best
+
+
+def _ending(equations: Equations, h: FloatArray, level: FloatArray) -> FloatArray:
+    """h (2, S) with level + h = 0 exactly where the process has ended."""
+    return frozen(np.where(equations.ended, -level, h))
 
 
 def _twofold(x: FloatArray) -> FloatArray:
