@@ -12,6 +12,8 @@ from fastpg.validation import FloatArray, frozen
 # A step that gains less than this factor is the last.
 GAIN = 4.0
 STEPS = 6
+# Values that differ by less than this share of the largest are taken as a level and what differs from it.
+ALIKE = 2.0**-10
 # More digits than this are of no use to a result in floats.
 ENOUGH = 2.0**-80
 
@@ -41,7 +43,7 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
     Where all other values are alike their `level` is kept apart, so that residuals round like differences of values.
     """
     going_on = value[~equations.ended]
-    alike = going_on.size > 0 and np.ptp(going_on) < np.abs(going_on).max() / 2
+    alike = going_on.size > 0 and np.ptp(going_on) < ALIKE * np.abs(going_on).max()
     if np.isfinite(majorant.relative):
         x, common, differences = majorant.correction(equations.state_reward)
     else:
@@ -49,11 +51,14 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
         x, differences = value, value - common
     level = _twofold(np.array([common if alike else 0.0]))
     h = _ending(equations, _twofold(differences if alike else x), level)
+    # Elimination promises so much of its own solution; differences are another one.
+    known = np.inf if alike else majorant.relative * majorant.values(equations.size_of_reward).entries
     best, least = None, np.inf
     for _ in range(STEPS):
         gains = equations.gains(equations.reward, h, level[:, 0])
         rho = equations.residual(gains)
         bound = majorant.values(rho.size)
+        bound, known = bound._replace(entries=np.fmin(bound.entries, known)), np.inf
         size = float(np.minimum(bound.entries, bound.differences).max())
         if best is None or size < least:
             best = Value(level[:, 0], h, bound, gains)
@@ -76,16 +81,17 @@ def refined_arrivals(equations: Equations, majorant: Majorant, arrivals: FloatAr
     """
     best, least = None, np.inf
     if np.isfinite(majorant.relative):
-        arrivals = majorant.arrival_correction(equations.start.x[0])
+        arrivals = majorant.arrivals_from(equations.start.x[0])
         entries = UP * majorant.relative * arrivals
         best = Arrivals(_twofold(arrivals), ArrivalBound(entries, UP * float(entries.sum())))
     d = _twofold(arrivals)
     for _ in range(STEPS):
         rho = equations.arrival_residual(d)
-        bound = majorant.arrivals(rho.size)
+        mass, rounding = equations.mass_residual(d)
+        bound = majorant.arrivals(rho.size, UP * (abs(mass) + rounding))
         if best is None or bound.total < best.bound.total:
             best = Arrivals(d, bound)
-        step = majorant.arrival_correction(rho.x[0])
+        step = majorant.arrival_correction(rho.x[0], mass)
         enough = (bound.entries <= ENOUGH * d[0]).all() or bound.total > least / GAIN
         if enough or not np.isfinite(step).all():
             break
