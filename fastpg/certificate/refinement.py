@@ -44,15 +44,16 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
     """
     going_on = value[~equations.ended]
     alike = going_on.size > 0 and np.ptp(going_on) < ALIKE * np.abs(going_on).max()
+    known: FloatArray | float = np.inf
     if np.isfinite(majorant.relative):
         x, common, differences = majorant.correction(equations.state_reward)
+        # Elimination promises so much of its own solution; one made of differences is another.
+        known = np.inf if alike else majorant.relative * majorant.values(equations.size_of_reward).entries
     else:
         common = float(np.median(going_on)) if going_on.size else 0.0
         x, differences = value, value - common
     level = _twofold(np.array([common if alike else 0.0]))
     h = _ending(equations, _twofold(differences if alike else x), level)
-    # Elimination promises so much of its own solution; differences are another one.
-    known = np.inf if alike else majorant.relative * majorant.values(equations.size_of_reward).entries
     best, least = None, np.inf
     for _ in range(STEPS):
         gains = equations.gains(equations.reward, h, level[:, 0])
