@@ -7,43 +7,24 @@ import numpy as np
 from scipy import sparse
 
 from fastpg.certificate.equations import NONE, UP, Equations, Twofold, power_of_two, rounded_up
+from fastpg.certificate.evaluated import Evaluated
 from fastpg.certificate.majorant import Majorant, majorant
 from fastpg.certificate.refinement import Arrivals, Value, refined_arrivals, refined_value
 from fastpg.certificate.signs import certain_signs
 from fastpg.chain import Chain, next_value
 from fastpg.kernels import twofold as kernels
 from fastpg.lazy import cached_property
-from fastpg.model import MDP
-from fastpg.policy import Policy
 from fastpg.solvers import Factorisation
 from fastpg.validation import BoolArray, FloatArray, frozen
 
 
-class Evaluated(Protocol):
+class EvaluatedForever(Evaluated, Protocol):
     """The floats that are bounded, and how they came about; see `Evaluation`."""
 
-    @property
-    def mdp(self) -> MDP: ...
-    @property
-    def policy(self) -> Policy: ...
     @property
     def chain(self) -> Chain: ...
     @property
     def factors(self) -> Factorisation: ...
-    @property
-    def value(self) -> FloatArray: ...
-    @property
-    def action_value(self) -> FloatArray: ...
-    @property
-    def advantage(self) -> FloatArray: ...
-    @property
-    def occupancy(self) -> FloatArray: ...
-    @property
-    def visitation(self) -> FloatArray: ...
-    @property
-    def expected_return(self) -> float: ...
-    @property
-    def logit_gradient(self) -> FloatArray: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,7 +54,7 @@ class ErrorBounds:
     Source: Neumaier (1999) for the method; Ogita, Rump & Oishi (2005) for the residual; Alfa, Xue & Ye (2002) for D.
     """
 
-    evaluation: Evaluated
+    evaluation: EvaluatedForever
 
     @cached_property
     def _ended(self) -> BoolArray:

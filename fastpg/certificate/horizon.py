@@ -16,6 +16,7 @@ from fastpg.certificate.equations import (
     rounded_up,
     twofold,
 )
+from fastpg.certificate.evaluated import Evaluated
 from fastpg.certificate.signs import certain_signs
 from fastpg.certificate.steps import Correction, StepEquations
 from fastpg.chain import add_laws
@@ -23,39 +24,20 @@ from fastpg.kernels import twofold as kernels
 from fastpg.kernels import twofold_steps as sweeps
 from fastpg.kernels.twofold import TINY
 from fastpg.lazy import cached_property
-from fastpg.model import MDP, Transition
-from fastpg.policy import Policy
+from fastpg.model import Transition
 from fastpg.validation import BoolArray, FloatArray, frozen
 
 # Tables of (steps, S, A) are made in slices of about this many numbers.
 SLICE = 500_000
 
 
-class EvaluatedSteps(Protocol):
+class EvaluatedSteps(Evaluated, Protocol):
     """The floats that are bounded, and how they came about; see `FiniteHorizonEvaluation`."""
 
-    @property
-    def mdp(self) -> MDP: ...
-    @property
-    def policy(self) -> Policy: ...
     @property
     def horizon(self) -> int: ...
     @property
     def transition(self) -> Transition: ...
-    @property
-    def value(self) -> FloatArray: ...
-    @property
-    def action_value(self) -> FloatArray: ...
-    @property
-    def advantage(self) -> FloatArray: ...
-    @property
-    def visitation(self) -> FloatArray: ...
-    @property
-    def occupancy(self) -> FloatArray: ...
-    @property
-    def expected_return(self) -> float: ...
-    @property
-    def logit_gradient(self) -> FloatArray: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)

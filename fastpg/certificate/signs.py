@@ -1,28 +1,15 @@
 """Which entries of a gradient have a sign that is certain."""
 
-from typing import Protocol
-
 import numpy as np
 from scipy import sparse
 
+from fastpg.certificate.evaluated import Evaluated
 from fastpg.chain import reached
 from fastpg.model import MDP
-from fastpg.policy import Policy
 from fastpg.validation import BoolArray, FloatArray, frozen
 
 
-class Differentiated(Protocol):
-    """A gradient, and what it is a gradient of."""
-
-    @property
-    def mdp(self) -> MDP: ...
-    @property
-    def policy(self) -> Policy: ...
-    @property
-    def logit_gradient(self) -> FloatArray: ...
-
-
-def certain_signs(evaluation: Differentiated, bound: FloatArray) -> BoolArray:
+def certain_signs(evaluation: Evaluated, bound: FloatArray) -> BoolArray:
     """(S, A), where |dJ/dlogits| exceeds its `bound`, or d(s) pi(a|s) A(s,a) is 0 whatever the numbers are.
 
     That is so in states that are never visited, for actions that are never taken, and where one action always is.
