@@ -119,6 +119,7 @@ class Entrywise:
         """GTH^T"""
         return self.factors.solve_transposed(b)
 
+    @np.errstate(over="ignore", invalid="ignore")  # a step that is not finite is not taken
     def arrival_correction(self, rho: FloatArray, mass: float) -> FloatArray:
         """GTH^T: x + (mass - slack . x) D^T 1_g"""
         x = self.factors.solve_transposed_without_last(rho)
