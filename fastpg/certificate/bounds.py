@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import sparse
 
-from fastpg.certificate.equations import NONE, UP, Equations, Twofold, power_of_two, rounded_up
+from fastpg.certificate.equations import NONE, UP, Equations, Twofold, power_of_two, reward_unit, rounded_up
 from fastpg.certificate.evaluated import Evaluated
 from fastpg.certificate.majorant import Majorant, majorant
 from fastpg.certificate.refinement import Arrivals, Value, refined_arrivals, refined_value
@@ -63,10 +62,8 @@ class ErrorBounds:
     @cached_property
     def _equations(self) -> Equations:
         ev = self.evaluation
-        R = ev.mdp.reward.data if sparse.issparse(ev.mdp.reward) else ev.mdp.reward
-        largest = max(float(np.abs(R).max(initial=0.0)), float(np.abs(self._value).max()) * 2.0**-900)
         steps = max(1.0, float(self._arrivals.max()) * 2.0**-900)
-        return Equations(ev.mdp, ev.policy, self._ended, power_of_two(largest), power_of_two(steps))
+        return Equations(ev.mdp, ev.policy, self._ended, reward_unit(ev.mdp, self._value), power_of_two(steps))
 
     @cached_property
     def _value(self) -> FloatArray:

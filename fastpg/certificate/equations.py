@@ -256,6 +256,12 @@ def _exact_sum(x: float, y: float) -> FloatArray:
     return frozen(np.array(kernels.two_sum(x, y)))
 
 
+def reward_unit(mdp: MDP, value: FloatArray) -> float:
+    """A unit in which the rewards are about 1, and values of them not too large."""
+    R = mdp.reward.data if sparse.issparse(mdp.reward) else mdp.reward
+    return power_of_two(max(float(np.abs(R).max(initial=0.0)), float(np.abs(value).max()) * 2.0**-900))
+
+
 def power_of_two(x: float) -> float:
     """A power of two near |x|, at least 2^-960 and at most 2^960; 1 for 0."""
     return 2.0 ** min(max(frexp(x)[1], -960), 960) if x else 1.0

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import sparse
 
 from fastpg.certificate.equations import (
     NONE,
     UP,
     Equations,
     Twofold,
-    power_of_two,
+    reward_unit,
     rounded_up,
     twofold,
 )
@@ -64,9 +63,7 @@ class FiniteHorizonErrorBounds:
     @cached_property
     def _equations(self) -> Equations:
         ev = self.evaluation
-        R = ev.mdp.reward.data if sparse.issparse(ev.mdp.reward) else ev.mdp.reward
-        largest = max(float(np.abs(R).max(initial=0.0)), float(np.abs(ev.value).max()) * 2.0**-900)
-        return Equations(ev.mdp, ev.policy, ev.mdp.terminal, power_of_two(largest), 1.0)
+        return Equations(ev.mdp, ev.policy, ev.mdp.terminal, reward_unit(ev.mdp, ev.value), 1.0)
 
     @cached_property
     def _steps(self) -> StepEquations:
