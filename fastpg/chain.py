@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.errors import SolveError
+from fastpg.kernels import horizon as sweeps
 from fastpg.kernels.evaluation import induced_transition, policy_average
 from fastpg.kernels.sparse import induced_sparse_transition
 from fastpg.lazy import cached_property
@@ -98,6 +99,27 @@ def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
     return (P @ value).reshape(S, A, *value.shape[1:])
 
 
+def add_values_to_go(P: Transition, discount: float, out: FloatArray) -> None:
+    """out[k] += discount P out[k-1] for k = 1..T, in place, shape (T+1, S)."""
+    if sparse.issparse(P):
+        sweeps.sparse_values_to_go(*_rows(P), discount, out)
+    else:
+        sweeps.values_to_go(frozen(np.ascontiguousarray(P.T)), discount, out)
+
+
+def add_laws(P: Transition, discount: float, stays: BoolArray, out: FloatArray) -> None:
+    """out[t+1] += discount P^T out[t], and out[t] where it `stays` (S,), for t = 0..T-1, in place, shape (T+1, S)."""
+    if sparse.issparse(P):
+        sweeps.sparse_laws(*_rows(P), discount, stays, out)
+    else:
+        sweeps.laws(frozen(P[:]), discount, stays, out)
+
+
+def _rows(P: sparse.csr_array) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The entries, columns and row boundaries of a CSR array."""
+    return frozen(P.data[:]), frozen(P.indices.astype(np.int64)), frozen(P.indptr.astype(np.int64))
+
+
 def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
     """`q` with the value of the state where an action is unavailable."""
     return q if mdp.all_available else np.where(mdp.available | mdp.terminal[:, None], q, value[..., None])
@@ -119,6 +141,12 @@ def finite(
             f"{np.abs(mdp.expected_reward).max():.3g}; scale the rewards down"
         )
     return x
+
+
+def in_units(name: str, x: FloatArray, unit: float, mdp: MDP) -> FloatArray:
+    """`x` times a unit of reward; SolveError where that overflows. What is not finite before stays."""
+    with np.errstate(over="ignore"):
+        return frozen(finite(name, unit * x, mdp, lambda: ~np.isfinite(x)))
 
 
 def reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:

@@ -98,11 +98,11 @@ def structure_document(evaluation: Exact) -> Document:
     }
 
 
-def error_bounds(evaluation: Exact) -> Document | None:
-    """Rigorous bounds on the errors of an evaluation; None for a finite horizon."""
+def error_bounds(evaluation: Exact) -> Document:
+    """Rigorous bounds on the errors of an evaluation, and where the sign of a gradient entry is certain."""
+    names = ["value", "action_value", "advantage", "occupancy", "expected_return", "gradient", "certain_signs"]
     if isinstance(evaluation, FiniteHorizonEvaluation):
-        return None
-    names = ("value", "action_value", "advantage", "occupancy", "expected_return", "gradient")
+        names.append("visitation")
     return {name: getattr(evaluation.error, name) for name in names}
 
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy import sparse
 
-from fastpg.chain import finite, next_value, state_transition, with_state_value
+from fastpg.certificate import FiniteHorizonErrorBounds
+from fastpg.chain import add_laws, add_values_to_go, finite, next_value, state_transition, with_state_value
 from fastpg.kernels import evaluation as kernels
 from fastpg.kernels import horizon as sweeps
 from fastpg.lazy import cached_property
@@ -39,7 +38,8 @@ class FiniteHorizonEvaluation:
     horizon: int
 
     @cached_property
-    def _transition(self) -> Transition:
+    def transition(self) -> Transition:
+        """P_pi (S, S), dense or CSR; rows of terminal states are zero."""
         return state_transition(self.mdp, self.policy)
 
     @cached_property
@@ -49,11 +49,8 @@ class FiniteHorizonEvaluation:
         r = np.empty(mdp.n_states)
         kernels.policy_average(self.policy.probabilities, mdp.expected_reward, r)
         V = np.zeros((self.horizon + 1, mdp.n_states))
-        P = self._transition
-        if sparse.issparse(P):
-            sweeps.sparse_values_to_go(*_rows(P), frozen(r), mdp.discount, V)
-        else:
-            sweeps.values_to_go(frozen(np.ascontiguousarray(P.T)), frozen(r), mdp.discount, V)
+        V[1:] = r
+        add_values_to_go(self.transition, mdp.discount, V)
         return frozen(finite("value", V, mdp))
 
     @cached_property
@@ -73,13 +70,9 @@ class FiniteHorizonEvaluation:
     @cached_property
     def visitation(self) -> FloatArray:
         """P(s_t = s) for t = 0..T over all states, shape (T+1, S); each row sums to 1."""
-        law = np.empty((self.horizon + 1, self.mdp.n_states))
+        law = np.zeros((self.horizon + 1, self.mdp.n_states))
         law[0] = self.mdp.start
-        P = self._transition
-        if sparse.issparse(P):
-            sweeps.sparse_laws(*_rows(P), self.mdp.terminal, law)
-        else:
-            sweeps.laws(frozen(P), self.mdp.terminal, law)
+        add_laws(self.transition, 1.0, self.mdp.terminal, law)
         return frozen(law)
 
     @cached_property
@@ -129,6 +122,11 @@ class FiniteHorizonEvaluation:
         """Recurrent classes, transient and unreachable states, and weakly linked blocks of the chain."""
         return chain_structure(self.mdp, self.policy)
 
+    @cached_property
+    def error(self) -> FiniteHorizonErrorBounds:
+        """Rigorous bounds on the errors of all these numbers."""
+        return FiniteHorizonErrorBounds(self)
+
     def _weights_to_go(self, steps: slice) -> FloatArray:
         """The weights of the steps that have `steps` steps to go."""
         return frozen(np.ascontiguousarray(self._weights[self.horizon - np.arange(steps.start, steps.stop)]))
@@ -153,8 +151,3 @@ class FiniteHorizonEvaluation:
     def __repr__(self) -> str:
         head = f"horizon {self.horizon}, expected return {self.expected_return:.12g}"
         return f"FiniteHorizonEvaluation({head}, {self.mdp!r}, {self.policy!r})"
-
-
-def _rows(P: sparse.csr_array) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The entries, columns and row boundaries of a CSR array."""
-    return frozen(P.data), frozen(P.indices.astype(np.int64)), frozen(P.indptr.astype(np.int64))

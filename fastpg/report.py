@@ -68,10 +68,13 @@ def evaluation_text(case: Case, evaluation: Exact) -> str:
         "gradient length": f"{length(evaluation.logit_gradient):.12g}",
     }
     bounds = error_bounds(evaluation)
-    if bounds is not None:
-        worst = {"return": bounds["expected_return"], "value": np.nanmax(bounds["value"], initial=0.0)}
-        worst |= {"gradient": bounds["gradient"].max(initial=0.0)}
-        facts["error at most"] = ", ".join(f"{bound:.2g} ({name})" for name, bound in worst.items())
+    worst = {"return": bounds["expected_return"], "value": np.nanmax(bounds["value"], initial=0.0)}
+    worst |= {"gradient": bounds["gradient"].max(initial=0.0)}
+    facts["error at most"] = ", ".join(f"{bound:.2g} ({name})" for name, bound in worst.items())
+    certain = bounds["certain_signs"]
+    if not certain.all():
+        entries = f"{certain.size - certain.sum()} of {certain.size} gradient entries"
+        facts["uncertain signs"] = f"{entries}, which may be 0 or of either sign"
     facts["structure"] = str(evaluation.structure)
     if evaluation.structure.nearly_decomposable:
         facts["blocks"] = evaluation.structure.blocks_text

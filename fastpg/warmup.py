@@ -93,6 +93,7 @@ def _trajectories(mdp: MDP, policy: SoftmaxPolicy) -> None:
 def _finite(mdp: MDP, policy: SoftmaxPolicy) -> None:
     ev = evaluate(mdp, policy, horizon=3)
     ev.advantage, ev.visitation, ev.logit_gradient  # noqa: B018
+    ev.error.action_value, ev.error.visitation, ev.error.gradient  # noqa: B018
 
 
 def _large(mdp: MDP, policy: SoftmaxPolicy) -> None:

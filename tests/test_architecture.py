@@ -193,6 +193,9 @@ for P in (transition, stored):
                     fastpg.evaluate(model, policy, solver=solvers.GTH()).occupancy
                     finite = fastpg.evaluate(model, policy, horizon=3)
                     fastpg.policy_gradient(finite), finite.advantage, finite.expected_return
+                    bounds = finite.error
+                    bounds.value, bounds.action_value, bounds.advantage, bounds.visitation, bounds.occupancy
+                    bounds.expected_return, bounds.gradient, bounds.certain_signs, ev.error.certain_signs
 
 stack = [np.stack([transition] * 2), rewards[1], 0.9, np.ones(3) / 3, np.zeros((2, 2, 1, 3, 2))]
 for order in "CF":

@@ -32,14 +32,21 @@ def uncontained(floats, bounds, exact):
     return found
 
 
+def wrong_signs(ev, exact):
+    """Entries of the gradient whose sign is certain, and not that of the rational truth."""
+    signs = np.array([(x > 0) - (x < 0) for x in exact.logit_gradient.ravel()]).reshape(ev.logit_gradient.shape)
+    return np.argwhere(ev.error.certain_signs & (np.sign(ev.logit_gradient) != signs)).tolist()
+
+
 def all_uncontained(ev):
-    """The entries of every bounded quantity of an evaluation that leave their bound."""
+    """The entries of every bounded quantity that leave their bound, and the signs that are certain and wrong."""
     exact, error = evaluate_exactly(ev.mdp, ev.policy), ev.error
     found = {name: uncontained(getattr(ev, name), getattr(error, name), getattr(exact, name)) for name in BOUNDED}
     found["gradient"] = uncontained(ev.logit_gradient, error.gradient, exact.logit_gradient)
     found["return"] = uncontained(ev.expected_return, error.expected_return, exact.expected_return)
     off = sum((abs(Fraction(float(x)) - y) for x, y in zip(ev.occupancy, exact.occupancy, strict=True)), Fraction(0))
     found["occupancy"] = [off] if error.occupancy < np.inf and off > Fraction(error.occupancy) else []
+    found["signs"] = wrong_signs(ev, exact)
     return {name: entries for name, entries in found.items() if entries}
 
 
@@ -195,13 +202,33 @@ def test_bounds_are_narrow(complement, S):
     size = np.abs(ev.logit_gradient).max()
     assert ev.error.value.max() <= 1e-12 * np.abs(ev.value).max()
     assert ev.error.expected_return <= 1e-12 * abs(ev.expected_return)
-    # Below 1e-13 the bound on d is that of the elimination itself, which grows like S^4.
-    loose = 1e-12 if complement > 1e-13 else 3e-8
-    assert ev.error.occupancy <= loose * ev.occupancy.sum()
-    assert ev.error.gradient.max() <= loose * size
+    assert ev.error.occupancy <= 1e-12 * ev.occupancy.sum()
+    assert ev.error.gradient.max() <= 1e-12 * size
     if S > 1:
-        certain = np.abs(ev.logit_gradient) > ev.error.gradient
-        assert certain.mean() > 0.98
+        assert ev.error.certain_signs.mean() > 0.98
+
+
+@pytest.mark.parametrize("chance", [1e-9, 1e-17, 1e-30, 1e-100])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bounds_are_narrow_where_the_end_is_rare(chance, signed):
+    """At discount 1 the process ends from one state, once in 1 / chance steps."""
+    rng = np.random.default_rng(0)
+    S = 20
+    P = np.zeros((S + 1, 2, S + 1))
+    P[:S, :, :S] = rng.dirichlet(np.ones(S), size=(S, 2))
+    P[0, :, S] = chance
+    P /= P.sum(axis=2, keepdims=True) + (P.sum(axis=2, keepdims=True) == 0)
+    reward = rng.standard_normal((S + 1, 2)) if signed else rng.random((S + 1, 2))
+    reward[S] = 0
+    mdp = MDP(P, reward, 1.0, 0, terminal=np.arange(S + 1) == S)
+    ev = evaluate(mdp, SoftmaxPolicy.random(mdp, rng=1))
+    assert all_uncontained(ev) == {}
+    # Rewards of either sign cancel in V a hundredfold.
+    assert ev.error.value.max() <= (1e-12 if signed else 1e-14) * np.abs(ev.value).max()
+    assert ev.error.advantage.max() <= 1e-14 * np.abs(ev.advantage).max()
+    assert ev.error.occupancy <= 1e-14 * ev.occupancy.sum()
+    assert ev.error.gradient.max() <= 1e-14 * np.abs(ev.logit_gradient).max()
+    assert ev.error.certain_signs.all()
 
 
 def test_bounds_are_of_the_size_of_the_errors():
@@ -228,9 +255,11 @@ def test_signs_of_a_vanishing_gradient_are_certain(H):
     logits = np.zeros((H + 2, mdp.n_actions))
     logits[:, 0] = np.log(0.2 / (0.8 / (mdp.n_actions - 1)))
     ev = evaluate(mdp, SoftmaxPolicy(logits))
-    exact = evaluate_exactly(mdp, ev.policy).logit_gradient
+    truth = evaluate_exactly(mdp, ev.policy)
+    exact = truth.logit_gradient
     zero = np.array([x == 0 for x in exact.ravel()]).reshape(exact.shape)
-    np.testing.assert_array_equal(np.abs(ev.logit_gradient) > ev.error.gradient, ~zero)
+    assert wrong_signs(ev, truth) == []
+    assert ev.error.certain_signs[~zero].all()
     np.testing.assert_array_equal(np.sign(ev.logit_gradient[~zero]), [1 if x > 0 else -1 for x in exact[~zero]])
     norm = math.sqrt(sum((x * 10**120) ** 2 for x in exact.ravel()))
     off = math.sqrt(
@@ -278,7 +307,9 @@ def test_majorants_bound_the_inverse(case):
     goes_on = ~(ev.mdp.terminal | ev.chain.undefined)
     for kind in kinds:
         entries, total = kind.arrivals(ev.mdp.start)
+        moved = kind.arrivals(ev.mdp.start, 1.0)[0][goes_on]
         d = exact.occupancy[goes_on]
+        assert (d <= np.array([Fraction(x) for x in moved], dtype=object)).all()
         assert (d <= np.array([Fraction(x) for x in entries[goes_on]], dtype=object)).all()
         assert sum(d) <= Fraction(total)
         steps = kind.values(np.where(goes_on, 1.0, 0.0)).entries

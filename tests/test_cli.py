@@ -94,14 +94,32 @@ def test_evaluate_gives_every_array(capsys):
     assert found["error"]["expected_return"] == evaluation.error.expected_return
 
 
+def _uniform_lake():
+    mdp = fastpg.problems.find(LAKE).make()
+    return mdp, fastpg.uniform(mdp)
+
+
 def test_evaluate_stops_after_the_horizon(capsys):
     found = document(capsys, "evaluate", LAKE, "--horizon", "7")
     assert found["horizon"] == 7
     assert len(found["value"]) == 8
-    assert found["error"] is None
+    error = fastpg.evaluate(*_uniform_lake(), horizon=7).error
+    assert found["error"]["value"] == error.value.tolist()
+    assert found["error"]["visitation"] == error.visitation.tolist()
     code, out, _ = run(capsys, "evaluate", LAKE, "--horizon", "7")
     assert code == 0
     assert "7 steps" in out
+    assert "error at most" in out
+
+
+def test_evaluate_counts_the_signs_that_are_not_certain(capsys):
+    """In three steps nothing on the lake reaches the goal but from its neighbours."""
+    uncertain = ~fastpg.evaluate(*_uniform_lake(), horizon=3).error.certain_signs
+    _, out, _ = run(capsys, "evaluate", LAKE, "--horizon", "3")
+    assert uncertain.any()
+    assert f"uncertain signs  {uncertain.sum()} of 64 gradient entries" in out
+    _, out, _ = run(capsys, "evaluate", LAKE)
+    assert "uncertain signs" not in out
 
 
 def test_values_that_do_not_exist_are_null(capsys, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -30,10 +31,17 @@ print(evaluate(mdp, SoftmaxPolicy.uniform(mdp)).expected_return)
 """
 
 
-def started(**environment):
-    """A fresh interpreter at work on a small model."""
+# Writing beyond 4096 bytes of a file fails, as it does on a full disk.
+NO_ROOM = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+"""
+
+
+def started(before="", **environment):
+    """A fresh interpreter at work on a small model, after the code `before`."""
     known = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    command = [sys.executable, "-W", "error", "-c", SMALL]
+    command = [sys.executable, "-W", "error", "-c", before + SMALL]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=known | environment, stdout=pipe, stderr=pipe, text=True)
 
@@ -48,6 +56,36 @@ def answer(process):
 def test_a_cache_directory_that_cannot_be_made_is_done_without(tmp_path):
     (tmp_path / "file").touch()
     assert answer(started(NUMBA_CACHE_DIR=str(tmp_path / "file" / "below"))) == pytest.approx(4 / 3, rel=1e-15)
+
+
+def test_a_cache_directory_on_a_full_disk_is_done_without(tmp_path):
+    pytest.importorskip("resource", reason="POSIX")
+    for _ in range(2):
+        assert answer(started(NO_ROOM, NUMBA_CACHE_DIR=str(tmp_path))) == 4 / 3
+    written = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+    assert max(written, default=0) <= 4096
+    assert answer(started(NUMBA_CACHE_DIR=str(tmp_path))) == 4 / 3  # once there is room again
+    assert max(path.stat().st_size for path in tmp_path.rglob("*.nbc")) > 4096
+
+
+def test_what_is_cut_off_in_a_cache_is_compiled_anew(tmp_path):
+    assert answer(started(NUMBA_CACHE_DIR=str(tmp_path))) == 4 / 3
+    files = [path for path in tmp_path.rglob("*.nb?") if path.is_file()]
+    whole = {path: path.stat().st_size for path in files}
+    assert len(whole) > 5
+    for path in files:
+        os.truncate(path, whole[path] // 2)
+    assert answer(started(NUMBA_CACHE_DIR=str(tmp_path))) == 4 / 3
+    assert answer(started(NUMBA_CACHE_DIR=str(tmp_path))) == 4 / 3
+
+
+def test_a_process_killed_while_it_compiles_leaves_a_cache_that_works(tmp_path):
+    process = started(NUMBA_CACHE_DIR=str(tmp_path))
+    while process.poll() is None and not any(tmp_path.rglob("*.nbc")):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=300)
+    assert answer(started(NUMBA_CACHE_DIR=str(tmp_path))) == 4 / 3
 
 
 def test_processes_that_compile_at_once_into_an_empty_cache_agree(tmp_path):

@@ -18,6 +18,7 @@ from fastpg import (
     evaluate,
     fisher_information,
     natural_gradient,
+    problems,
     uniform,
 )
 from fastpg.chain import induced_chain, next_value
@@ -340,3 +341,15 @@ def test_the_gradient_keeps_its_digits_where_the_end_is_far(chance):
     oracle = rational_evaluation(MDP(P, R, 1, start, terminal=ended), policy)
     expected = oracle.logit_gradient.astype(float)
     assert_within(ev.logit_gradient, expected, 1e-14 * np.abs(expected).max())
+
+
+def test_without_the_last_state_a_transposed_solve_leaves_it_out():
+    """Of 200 states, so that there are several tiles; the smaller system by NumPy."""
+    mdp = problems.random_mdp(200, 2, rng=0, discount=0.9)
+    chain = induced_chain(mdp, SoftmaxPolicy.random(mdp, rng=1))
+    factors, b = GTH().factorise(chain), np.random.default_rng(2).standard_normal(200)
+    keep = factors.order[:-1]
+    system = np.eye(200) - chain.discount * chain.transition
+    x = factors.solve_transposed_without_last(b)
+    assert x[factors.order[-1]] == 0
+    np.testing.assert_allclose(x[keep], np.linalg.solve(system[np.ix_(keep, keep)].T, b[keep]), rtol=0, atol=1e-12)

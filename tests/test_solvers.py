@@ -1,13 +1,18 @@
 """Solvers against NumPy and each other, for the system and its transpose."""
 
+from contextlib import suppress
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from scipy import sparse
+from test_certificate import generated
 
 from fastpg import MDP, SoftmaxPolicy, SolveError, evaluate, problems, uniform
 from fastpg.chain import induced_chain
-from fastpg.solvers import GTH, LU, Banded, Bordered, SparseLU, choose
+from fastpg.exact import evaluate_exactly
+from fastpg.solvers import GTH, LU, Banded, Bordered, SparseLU, Substitution, choose
 from fastpg.testing.assertions import assert_within, conditioning, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_transition
 from fastpg.testing.strategies import mdp_and_policy
@@ -104,3 +109,37 @@ def test_a_solve_that_has_lost_its_digits_is_refused(solver):
     message = r"loses too many digits at 1 - discount = 9.99201e-15: the visitation sums to .* and not to 1; use"
     with pytest.raises(SolveError, match=message):
         evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=solver)
+
+
+def assert_each_entry_keeps_its_digits(mdp, policy):
+    """V for rewards >= 0 and d within 4 S ulp of each entry, times 1 / (1 - discount) unless GTH or Substitution."""
+    ev, exact = evaluate(mdp, policy), evaluate_exactly(mdp, policy)
+    steps = 1.0 if isinstance(ev.solver, GTH | Substitution) else 1 / mdp.discount_complement
+    limit = Fraction(4 * mdp.n_states * np.finfo(float).eps * steps)
+    for floats, truth in ((ev.value, exact.value), (ev.occupancy, exact.occupancy)):
+        for s, (x, y) in enumerate(zip(floats, truth, strict=True)):
+            if y is not None:
+                assert abs(Fraction(float(x)) - y) <= limit * y + Fraction(1e-300), f"state {s} by {ev.solver}"
+
+
+@pytest.mark.heavy
+def test_each_entry_keeps_its_digits_by_default(seeds):
+    for seed in seeds(200, 3000):
+        mdp, policy, _ = generated(seed)
+        paid = {"terminal": mdp.terminal, "discount_complement": mdp.discount_complement}
+        with suppress(SolveError):  # overflow
+            assert_each_entry_keeps_its_digits(
+                MDP(mdp.transition, abs(mdp.reward), mdp.discount, mdp.start, **paid), policy
+            )
+
+
+@pytest.mark.parametrize("storage", [as_dense, as_sparse])
+@pytest.mark.parametrize("length", [8, 64])
+def test_tiny_values_keep_their_digits_by_default(storage, length):
+    """The vanishing-gradient chain in any order of its states: at length 64 V(0) is 1e-33 of V(65)."""
+    mdp, policy = problems.vanishing_gradient_chain(length), problems.vanishing_gradient_policy(length)
+    order = np.random.default_rng(0).permutation(length + 2)
+    for at in (order, np.arange(length + 2), np.arange(length + 2)[::-1]):
+        P = mdp.transition[np.ix_(at, np.arange(mdp.n_actions), at)]
+        turned = MDP(P, mdp.reward[at], mdp.discount, mdp.start[at])
+        assert_each_entry_keeps_its_digits(storage(turned), SoftmaxPolicy(policy.logits[at]))

@@ -1,48 +1,29 @@
 """Rigorous bounds on the errors of an evaluation's floats."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from scipy import sparse
 
-from fastpg.certificate.equations import NONE, UP, Equations, Twofold, one_row, power_of_two
+from fastpg.certificate.equations import NONE, UP, Equations, Twofold, power_of_two, reward_unit, rounded_up
+from fastpg.certificate.evaluated import Evaluated
 from fastpg.certificate.majorant import Majorant, majorant
 from fastpg.certificate.refinement import Arrivals, Value, refined_arrivals, refined_value
+from fastpg.certificate.signs import certain_signs
 from fastpg.chain import Chain, next_value
 from fastpg.kernels import twofold as kernels
 from fastpg.lazy import cached_property
-from fastpg.model import MDP
-from fastpg.policy import Policy
 from fastpg.solvers import Factorisation
 from fastpg.validation import BoolArray, FloatArray, frozen
 
 
-class Evaluated(Protocol):
+class EvaluatedForever(Evaluated, Protocol):
     """The floats that are bounded, and how they came about; see `Evaluation`."""
 
-    @property
-    def mdp(self) -> MDP: ...
-    @property
-    def policy(self) -> Policy: ...
     @property
     def chain(self) -> Chain: ...
     @property
     def factors(self) -> Factorisation: ...
-    @property
-    def value(self) -> FloatArray: ...
-    @property
-    def action_value(self) -> FloatArray: ...
-    @property
-    def advantage(self) -> FloatArray: ...
-    @property
-    def occupancy(self) -> FloatArray: ...
-    @property
-    def visitation(self) -> FloatArray: ...
-    @property
-    def expected_return(self) -> float: ...
-    @property
-    def logit_gradient(self) -> FloatArray: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,7 +36,8 @@ class ErrorBounds:
     `advantage`        (S, A)  of each entry of A
     `occupancy`        float   of d in the sum of absolute values: sum_s |d(s) - exact| <= occupancy
     `expected_return`  float   of J
-    `gradient`         (S, A)  of each entry of dJ/dlogits; its sign is certain where |entry| exceeds it
+    `gradient`         (S, A)  of each entry of dJ/dlogits
+    `certain_signs`    (S, A)  where the sign of an entry of dJ/dlogits is proven, True or False
     =================  ======  =======================================================================
 
     Exact is what the floats of the model and of `policy.probabilities` define as rational numbers, each row divided
@@ -71,7 +53,7 @@ class ErrorBounds:
     Source: Neumaier (1999) for the method; Ogita, Rump & Oishi (2005) for the residual; Alfa, Xue & Ye (2002) for D.
     """
 
-    evaluation: Evaluated
+    evaluation: EvaluatedForever
 
     @cached_property
     def _ended(self) -> BoolArray:
@@ -80,10 +62,8 @@ class ErrorBounds:
     @cached_property
     def _equations(self) -> Equations:
         ev = self.evaluation
-        R = ev.mdp.reward.data if sparse.issparse(ev.mdp.reward) else ev.mdp.reward
-        largest = max(float(np.abs(R).max(initial=0.0)), float(np.abs(self._value).max()) * 2.0**-900)
         steps = max(1.0, float(self._arrivals.max()) * 2.0**-900)
-        return Equations(ev.mdp, ev.policy, self._ended, power_of_two(largest), power_of_two(steps))
+        return Equations(ev.mdp, ev.policy, self._ended, reward_unit(ev.mdp, self._value), power_of_two(steps))
 
     @cached_property
     def _value(self) -> FloatArray:
@@ -137,18 +117,10 @@ class ErrorBounds:
             ahead = UP * mdp.discount * next_value(mdp, x)
         return np.where(np.isnan(ahead), np.inf, ahead)
 
-    def _in_units(self, bound: Any, *units: float) -> Any:
-        """`bound` times `units`, rounded up."""
-        with np.errstate(over="ignore"):
-            for unit in units:
-                bound = bound * unit
-            rounded = np.nextafter(UP * bound, np.inf)
-        return np.where(np.isnan(rounded), np.inf, rounded)
-
     @cached_property
     def value(self) -> FloatArray:
         """(S,), in units of reward; nan where V does not exist."""
-        bound = self._in_units(self._value_bound, self._equations.reward_unit)
+        bound = rounded_up(self._value_bound, self._equations.reward_unit)
         return frozen(np.where(self.evaluation.chain.undefined, np.nan, bound))
 
     @cached_property
@@ -159,7 +131,7 @@ class ErrorBounds:
         bound += best.gains.bound + self._ahead(best.bound.entries)
         missing = ~mdp.available & ~mdp.terminal[:, None]
         bound = np.where(missing, self._value_bound[:, None], bound)
-        bound = self._in_units(bound, self._equations.reward_unit)
+        bound = rounded_up(bound, self._equations.reward_unit)
         return frozen(np.where(np.isnan(self.evaluation.action_value), np.nan, bound))
 
     @cached_property
@@ -168,7 +140,7 @@ class ErrorBounds:
         exact = self._advantage
         bound = self._distances(exact.x, self.evaluation.advantage, np.zeros(self.refined_value.h.shape), NONE)
         bound = np.where(self.evaluation.mdp.available, UP * (bound + exact.bound), 0.0)
-        bound = self._in_units(bound, self._equations.reward_unit)
+        bound = rounded_up(bound, self._equations.reward_unit)
         return frozen(np.where(np.isnan(self.evaluation.advantage), np.nan, bound))
 
     @cached_property
@@ -193,21 +165,14 @@ class ErrorBounds:
         out = np.empty(given.shape)
         kernels.distances(frozen(np.zeros((2, *given.shape))), best.d, NONE, given, out)
         total = min(best.bound.total, float(best.bound.entries[goes_on].sum()))
-        return float(self._in_units(out[goes_on].sum() + total, self._equations.start_unit))
+        return float(rounded_up(out[goes_on].sum() + total, self._equations.start_unit))
 
     @cached_property
     def expected_return(self) -> float:
         """Of J, in units of reward."""
-        best, equations, mu = self.refined_value, self._equations, self.evaluation.mdp.start
-        none, ends = frozen(np.empty(0, np.int32)), one_row(mu.size)
-        dot, size, off, bound = np.empty((2, 1)), np.empty(1), np.empty((2, 1, 1)), np.empty((1, 1))
-        kernels.dot_rows(mu, none, ends, best.h, frozen(np.abs(best.h[0])), dot, size)
-        level = frozen(best.level.reshape(2, 1, 1).copy())
-        given = frozen(np.array([[self.evaluation.expected_return / equations.reward_unit], [0.0]]))
-        at = ends, equations.start_total, frozen(dot), frozen(size)
-        kernels.action_gains(*at, level, frozen(np.zeros((1, 1))), given, off, bound)
-        total = abs(off[0, 0, 0]) + bound[0, 0] + float(mu[mu > 0] @ best.bound.entries[mu > 0])
-        return float(self._in_units(total, equations.reward_unit))
+        best, at = self.refined_value, self._equations
+        total = at.return_distance(best.h, best.level, best.bound.entries, self.evaluation.expected_return)
+        return float(rounded_up(total, at.reward_unit))
 
     @cached_property
     def gradient(self) -> FloatArray:
@@ -219,4 +184,9 @@ class ErrorBounds:
         pi = ev.policy.probabilities
         kernels.products(d.d, frozen(d.bound.entries), pi, *self._advantage, given, out, bound)
         units = equations.reward_unit, equations.start_unit
-        return frozen(self._in_units(bound, *units))
+        return frozen(rounded_up(bound, *units))
+
+    @cached_property
+    def certain_signs(self) -> BoolArray:
+        """(S, A), where the sign of the gradient entry is proven: positive, negative, or 0 for what cannot be other."""
+        return certain_signs(self.evaluation, self.gradient)

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastpg.certificate.equations import UP, Equations
 from fastpg.chain import Chain
+from fastpg.lazy import cached_property
 from fastpg.solvers import GTH, Factorisation
 from fastpg.solvers.gth import LARGEST_SPARSE, TILE, GTHFactorisation
 from fastpg.validation import FloatArray, frozen
@@ -45,7 +46,7 @@ class Correction(NamedTuple):
 class Majorant(Protocol):
     """Bounds on the solutions of the two systems for right sides of at most b >= 0, shape (S,), and a good solver.
 
-    `relative` bounds the relative error of each entry of its solutions for right sides b >= 0.
+    `relative` bounds the relative error of each entry of its solutions for right sides b >= 0, their rounding included.
     """
 
     @property
@@ -54,14 +55,17 @@ class Majorant(Protocol):
     def values(self, b: FloatArray) -> ValueBound:
         """At least D b."""
 
-    def arrivals(self, b: FloatArray) -> ArrivalBound:
-        """At least D^T b."""
+    def arrivals(self, b: FloatArray, mass: float = np.inf) -> ArrivalBound:
+        """At least |D^T rho| for |rho| <= b with |sum of rho| <= mass."""
 
     def correction(self, rho: FloatArray) -> Correction:
         """D rho with as many digits in its differences as there are."""
 
-    def arrival_correction(self, rho: FloatArray) -> FloatArray:
-        """D^T rho."""
+    def arrivals_from(self, b: FloatArray) -> FloatArray:
+        """D^T b for b >= 0."""
+
+    def arrival_correction(self, rho: FloatArray, mass: float) -> FloatArray:
+        """D^T rho, nearly, for a rho whose sum is known to be `mass`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +92,22 @@ class Entrywise:
         entries, differences = (1.0 + self.relative) * entries, (1.0 + self.relative) ** 2 * differences
         return ValueBound(entries, differences, UP * self.complement * float(entries[self.factors.order[-1]]))
 
-    def arrivals(self, b: FloatArray) -> ArrivalBound:
-        """(1 + e) GTH^T(b)"""
-        entries = (1.0 + self.relative) * self.factors.solve_transposed(_lifted(b))
+    @cached_property
+    def _visits(self) -> FloatArray:
+        """D^T 1_g for the state g that is eliminated last."""
+        last = np.zeros(self.factors.order.size)
+        last[self.factors.order[-1]] = 1.0
+        return self.factors.solve_transposed(last)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def arrivals(self, b: FloatArray, mass: float = np.inf) -> ArrivalBound:
+        """(1 + e) GTH^T(b), or what D^T rho = x + (sum of rho - slack . x) D^T 1_g says, x solving without g."""
+        up, b = 1.0 + self.relative, _lifted(b)
+        entries = up * self.factors.solve_transposed(b)
+        if np.isfinite(mass):
+            x = up * self.factors.solve_transposed_without_last(b)
+            lost = mass + float(self.factors.slack @ x)
+            entries = np.fmin(entries, UP * (x + up * lost * self._visits))
         return ArrivalBound(entries, UP * float(entries.sum()))
 
     def correction(self, rho: FloatArray) -> Correction:
@@ -98,9 +115,15 @@ class Entrywise:
         (x, _), (differences, _) = self.factors.solve_up_to_a_constant(rho)
         return Correction(x, float(x[self.factors.order[-1]]), differences)
 
-    def arrival_correction(self, rho: FloatArray) -> FloatArray:
+    def arrivals_from(self, b: FloatArray) -> FloatArray:
         """GTH^T"""
-        return self.factors.solve_transposed(rho)
+        return self.factors.solve_transposed(b)
+
+    @np.errstate(over="ignore", invalid="ignore")  # a step that is not finite is not taken
+    def arrival_correction(self, rho: FloatArray, mass: float) -> FloatArray:
+        """GTH^T: x + (mass - slack . x) D^T 1_g"""
+        x = self.factors.solve_transposed_without_last(rho)
+        return x + (mass - float(self.factors.slack @ x)) * self._visits
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +142,7 @@ class Normwise:
         return ValueBound(entries, np.full(b.shape, np.inf), np.inf)
 
     @np.errstate(over="ignore")
-    def arrivals(self, b: FloatArray) -> ArrivalBound:
+    def arrivals(self, b: FloatArray, mass: float = np.inf) -> ArrivalBound:  # noqa: ARG002
         """sum (D^T b) = b . D 1 <= b . t / min(w)"""
         total = UP * float(b @ self.t / self.w.min())
         return ArrivalBound(np.full(b.shape, total), total)
@@ -129,7 +152,11 @@ class Normwise:
         x = self.factors.solve(rho)
         return Correction(x, 0.0, x)
 
-    def arrival_correction(self, rho: FloatArray) -> FloatArray:
+    def arrivals_from(self, b: FloatArray) -> FloatArray:
+        """What the solver says."""
+        return self.factors.solve_transposed(b)
+
+    def arrival_correction(self, rho: FloatArray, mass: float) -> FloatArray:  # noqa: ARG002
         """What the solver says."""
         return self.factors.solve_transposed(rho)
 
@@ -141,7 +168,9 @@ def majorant(equations: Equations, chain: Chain, factors: Factorisation) -> Majo
         elimination = factors if isinstance(factors, GTHFactorisation) else GTH().factorise(chain)
         if elimination.smallest >= SMALLEST:  # else something may have underflowed
             S = chain.n_states
-            return Entrywise(elimination, 16.0 * UNIT * (S * (min(S, TILE) + 2.0)) ** 2, chain.discount_complement)
+            of_reward = (2.0 * equations.mdp.n_actions + 8.0) * UNIT
+            relative = 16.0 * UNIT * (S * (min(S, TILE) + 2.0)) ** 2 + of_reward
+            return Entrywise(elimination, relative, chain.discount_complement)
     return normwise(equations, chain, factors)
 
 

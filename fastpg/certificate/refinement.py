@@ -12,6 +12,8 @@ from fastpg.validation import FloatArray, frozen
 # A step that gains less than this factor is the last.
 GAIN = 4.0
 STEPS = 6
+# Values that differ by less than this share of the largest are taken as a level and what differs from it.
+ALIKE = 2.0**-10
 # More digits than this are of no use to a result in floats.
 ENOUGH = 2.0**-80
 
@@ -38,20 +40,26 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
         |V - V_exact| <= D (|rho| + its rounding)
 
     The equations of states where the process has ended are V = 0, which holds exactly throughout.
-    Where all values are alike their `level` is kept apart, so that residuals round like differences of values.
+    Where all other values are alike their `level` is kept apart, so that residuals round like differences of values.
     """
-    alike = np.ptp(value) < np.abs(value).max() / 2 and not equations.ended.any()
+    going_on = value[~equations.ended]
+    alike = going_on.size > 0 and np.ptp(going_on) < ALIKE * np.abs(going_on).max()
+    known: FloatArray | float = np.inf
     if np.isfinite(majorant.relative):
         x, common, differences = majorant.correction(equations.state_reward)
+        # Elimination promises so much of its own solution; one made of differences is another.
+        known = np.inf if alike else majorant.relative * majorant.values(equations.size_of_reward).entries
     else:
-        x, common, differences = value, float(np.median(value)), value - np.median(value)
-    x = np.where(equations.ended, 0.0, x)
-    level, h = (_twofold(np.array([common])), _twofold(differences)) if alike else (_twofold(np.zeros(1)), _twofold(x))
+        common = float(np.median(going_on)) if going_on.size else 0.0
+        x, differences = value, value - common
+    level = _twofold(np.array([common if alike else 0.0]))
+    h = _ending(equations, _twofold(differences if alike else x), level)
     best, least = None, np.inf
     for _ in range(STEPS):
         gains = equations.gains(equations.reward, h, level[:, 0])
         rho = equations.residual(gains)
         bound = majorant.values(rho.size)
+        bound, known = bound._replace(entries=np.fmin(bound.entries, known)), np.inf
         size = float(np.minimum(bound.entries, bound.differences).max())
         if best is None or size < least:
             best = Value(level[:, 0], h, bound, gains)
@@ -61,9 +69,8 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
             break
         least = size
         if alike:
-            level, h = _corrected(level, np.array([shift])), _corrected(h, step)
-        else:
-            h = _corrected(h, np.where(equations.ended, 0.0, x))
+            level = _corrected(level, np.array([shift]))
+        h = _ending(equations, _corrected(h, step if alike else x), level)
     assert best is not None
     return best
 
@@ -75,16 +82,17 @@ def refined_arrivals(equations: Equations, majorant: Majorant, arrivals: FloatAr
     """
     best, least = None, np.inf
     if np.isfinite(majorant.relative):
-        arrivals = majorant.arrival_correction(equations.start.x[0])
+        arrivals = majorant.arrivals_from(equations.start.x[0])
         entries = UP * majorant.relative * arrivals
         best = Arrivals(_twofold(arrivals), ArrivalBound(entries, UP * float(entries.sum())))
     d = _twofold(arrivals)
     for _ in range(STEPS):
         rho = equations.arrival_residual(d)
-        bound = majorant.arrivals(rho.size)
+        mass, rounding = equations.mass_residual(d)
+        bound = majorant.arrivals(rho.size, UP * (abs(mass) + rounding))
         if best is None or bound.total < best.bound.total:
             best = Arrivals(d, bound)
-        step = majorant.arrival_correction(rho.x[0])
+        step = majorant.arrival_correction(rho.x[0], mass)
         enough = (bound.entries <= ENOUGH * d[0]).all() or bound.total > least / GAIN
         if enough or not np.isfinite(step).all():
             break
@@ -92,6 +100,11 @@ def refined_arrivals(equations: Equations, majorant: Majorant, arrivals: FloatAr
         d = _corrected(d, step)
     assert best is not None
     return best
+
+
+def _ending(equations: Equations, h: FloatArray, level: FloatArray) -> FloatArray:
+    """h (2, S) with level + h = 0 exactly where the process has ended."""
+    return frozen(np.where(equations.ended, -level, h))
 
 
 def _twofold(x: FloatArray) -> FloatArray:

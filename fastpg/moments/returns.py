@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastpg.chain import Chain, state_transition
+from fastpg.chain import Chain, finite, state_transition
 from fastpg.evaluation import Evaluation, require_evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.sampling.estimators import origin
@@ -11,6 +11,7 @@ from fastpg.solvers import choose
 from fastpg.validation import FloatArray, frozen
 
 
+@np.errstate(over="ignore", invalid="ignore")  # which is looked for
 def return_variance(evaluation: Evaluation | FiniteHorizonEvaluation) -> FloatArray:
     """Variance of the discounted return from each state.
 
@@ -18,7 +19,7 @@ def return_variance(evaluation: Evaluation | FiniteHorizonEvaluation) -> FloatAr
 
     Shape (S,), nan where V does not exist; for a finite horizon (T+1, S), by steps to go. Every term is a square, so
     that nothing cancels. Of the return from the start, by the law of total variance,
-    mu . v + mu . (V - J)^2 is the variance.
+    mu . v + mu . (V - J)^2 is the variance. Raises SolveError where squares of the rewards overflow.
 
     >>> from fastpg import MDP, SoftmaxPolicy, evaluate
     >>> mdp = MDP([[[1.0]]], [[1.0]], discount=0.5)
@@ -43,11 +44,12 @@ def return_variance(evaluation: Evaluation | FiniteHorizonEvaluation) -> FloatAr
         out = np.zeros(value.shape)
         for k in range(1, value.shape[0]):
             out[k] = spread(value[k], value[k - 1]) + mdp.discount**2 * (P @ out[k - 1])
-        return frozen(out)
+        return frozen(finite("return_variance", out, mdp))
     chain = evaluation.chain
     u = np.where(chain.undefined, 0.0, spread(evaluation.value, np.nan_to_num(evaluation.value)))
+    finite("return_variance", u, mdp)
     # 1 - discount^2 = (1 - discount) (1 + discount), to full precision.
     complement = chain.discount_complement * (2.0 - chain.discount_complement)
     squared = Chain(chain.transition, frozen(u), chain.discount**2, complement, chain.undefined)
-    v = np.maximum(choose(squared).factorise(squared).solve(frozen(u)), 0.0)
+    v = finite("return_variance", np.maximum(choose(squared).factorise(squared).solve(frozen(u)), 0.0), mdp)
     return frozen(np.where(chain.undefined, np.nan, v))

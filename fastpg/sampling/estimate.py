@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastpg.chain import in_units
 from fastpg.errors import SolveError
 from fastpg.model import MDP
 from fastpg.policy import Policy
@@ -153,7 +154,9 @@ def estimate_gradient(
     if made.normalised:
         limit, sums, blocks = _linearised(sums, blocks, weights, sizes, pooling)
     mean, standard_error, contributions = _moments(sums, n, B)
-    mean, standard_error, blocks = (frozen(made.unit * x) for x in (limit + mean, standard_error, blocks))
+    mean = in_units("mean", limit + mean, made.unit, mdp)
+    standard_error = in_units("standard_error", standard_error, made.unit, mdp)
+    blocks = in_units("blocks", blocks, made.unit, mdp)
     return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(sizes), pooling)
 
 

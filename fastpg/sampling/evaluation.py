@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from fastpg.certificate.equations import power_of_two
+from fastpg.chain import in_units
 from fastpg.kernels import estimates as kernels
 from fastpg.kernels.evaluation import centred_on_support, fisher_blocks
 from fastpg.lazy import cached_property
@@ -117,7 +118,8 @@ def sample_evaluation(
     values, action_values, visits, ends = totals
     count = np.full(S, float(n))
     occupancy, occupancy_error = _mean(count, visits[:, 0], visits[:, 1])
-    pieces = [unit * x for moments in (values, action_values) for x in _mean(*np.moveaxis(moments, -1, 0))]
+    means = zip(("value", "action_value"), (values, action_values), strict=True)
+    pieces = [in_units(name, x, unit, mdp) for name, sums in means for x in _mean(*np.moveaxis(sums, -1, 0))]
     # The step into a terminal state is taken with the probability to go on after it, as one into any other.
     visitation = np.where(mdp.terminal, mdp.start + mdp.discount * ends / n, mdp.discount_complement * occupancy)
     return SampledEvaluation(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fastpg.chain import finite
 from fastpg.kernels import sampling as kernels
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
@@ -99,7 +100,7 @@ def sample_returns(
         kernels.returns(key, piece.start, law, mdp.n_actions, by_slot, reward, rule.discounts, stop, out[piece])
 
     run(add, pieces, threads)
-    return frozen(out)
+    return frozen(finite("returns", out, mdp))
 
 
 def _sampler(mdp: MDP, policy: Policy, horizon: Horizon, n: int) -> tuple[list[slice], Stopping, OutcomeTable]:

@@ -56,6 +56,10 @@ def choose(chain: Chain) -> Solver:
     other sparse chains                               Krylov, after 250 products the solver that `Direct` is
     ================================================  =====================================================
 
+    All but Krylov eliminate with the diagonal that dominates as pivot: each entry of V for rewards >= 0, and of d,
+    then has a relative error of at most a few S eps / (1 - discount), however small it is beside others (GTH: S eps).
+    Krylov is right in norm; which signs of a gradient that leaves open, `Evaluation.error` says.
+
     The relative error of LU grows like eps / (1 - discount): 6e-11 was seen at 1e-6, 2e-3 at 1e-14. GTH has none of
     it and is dense, so that larger sparse chains have other solvers and are checked (see `Evaluation`). Where the
     discount is 1.0 in floats and its complement is not 0, only GTH and Substitution read the complement.

@@ -139,6 +139,13 @@ class GTHFactorisation:
         rise, fall, relative_size = self._solve(sides, grounded=True).T
         return Estimate(x, size), Estimate(rise - fall, relative_size)
 
+    @np.errstate(over="ignore", invalid="ignore")
+    def solve_transposed_without_last(self, b: FloatArray) -> FloatArray:
+        """x (S,) with ((I - discount P_pi)^T x)(s) = b(s) for s != g, and x(g) = 0 where g is eliminated last."""
+        sides = np.stack([np.maximum(b, 0.0), np.maximum(-b, 0.0)], axis=1)
+        positive, negative = self._solve(sides, transposed=True, grounded=True).T
+        return positive - negative
+
     def _solve(self, b: FloatArray, *, transposed: bool = False, grounded: bool = False) -> FloatArray:
         """The solution for b >= 0, shape (S, n), by forward and back substitution over tiles.
 
