@@ -95,7 +95,7 @@ def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
     """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
     S, A = mdp.n_states, mdp.n_actions
     P = mdp.transition if mdp.is_sparse else mdp.transition.reshape(S * A, S)
-    return (P @ value).reshape(S, A, *value.shape[1:])
+    return P.dot(value).reshape(S, A, *value.shape[1:])
 
 
 def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:

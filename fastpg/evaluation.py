@@ -89,9 +89,9 @@ class Evaluation:
     def action_value(self) -> FloatArray:
         """Q(s,a) = r(s,a) + discount sum_k P(k|s,a) V(k), shape (S, A)."""
         mdp = self.mdp
-        q = np.empty(self.policy.probabilities.shape)
-        kernels.action_value(mdp.expected_reward, mdp.discount, frozen(next_value(mdp, self._value)), q)
-        finite("action_value", q, mdp)
+        q = next_value(mdp, self._value)
+        if not kernels.action_value(mdp.expected_reward, mdp.discount, q):
+            finite("action_value", q, mdp)
         if not self.chain.all_defined:
             q[next_value(mdp, self.chain.undefined.astype(float)) > 0] = np.nan
         return frozen(with_state_value(mdp, q, self.value))
@@ -106,13 +106,14 @@ class Evaluation:
         """
         pi, q = self.policy.probabilities, self._comparable_value
         out = np.empty(pi.shape)
-        kernels.advantage(pi, q, self.mdp.available, out)
         undefined = lambda: np.isnan(self.action_value) | self.chain.undefined[:, None]  # noqa: E731
-        out = frozen(finite("advantage", out, self.mdp, undefined))
+        if not kernels.advantage(pi, q, self.mdp.available, out):
+            finite("advantage", out, self.mdp, undefined)
+        frozen(out)
         if self.chain.n_states <= LARGEST:
             sums = np.empty(2)
             kernels.cancellation(self.occupancy, pi, q, out, sums)
-            noise, size = sums
+            noise, size = sums.tolist()
             kept = 1.0 if knows_differences(self.factors) else self.chain.discount_complement
             most = LOST_DIGITS * size
             could_be = size > 0 and not (isfinite(noise) and ROUNDING * noise <= most * kept)
@@ -183,9 +184,11 @@ class Evaluation:
     @cached_property
     def logit_gradient(self) -> FloatArray:
         """dJ/dlogits (S, A) = d(s) pi(a|s) A(s,a)."""
-        out = np.empty(self.policy.probabilities.shape)
-        kernels.logit_gradient(self.occupancy, self.policy.probabilities, self.advantage, out)
-        return frozen(finite("logit_gradient", out, self.mdp))
+        pi = self.policy.probabilities
+        out = np.empty(pi.shape)
+        if not kernels.logit_gradient(self.occupancy, pi, self.advantage, out):
+            finite("logit_gradient", out, self.mdp)
+        return frozen(out)
 
     @cached_property
     def probability_gradient(self) -> FloatArray:
