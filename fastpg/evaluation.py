@@ -23,7 +23,7 @@ from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
 # The gradient keeps this relative accuracy: rounding beyond it is mended.
 LOST_DIGITS = 1e-10
 # The relative error of a value, but for what a solver adds to it.
-ROUNDING = 64 * np.finfo(np.float64).eps
+ROUNDING = 64 * float(np.finfo(np.float64).eps)
 # An estimated error may be so much larger.
 SAFETY = 16.0
 # The visitation of a solve that is kept sums to 1 within this.
@@ -117,28 +117,28 @@ class Evaluation:
             kept = 1.0 if knows_differences(self.factors) else self.chain.discount_complement
             most = LOST_DIGITS * size
             could_be = size > 0 and not (isfinite(noise) and ROUNDING * noise <= most * kept)
-            if could_be and not self._is_accurate((most - ROUNDING * noise) / SAFETY):
+            if could_be and not self._is_accurate(ROUNDING * noise, most):
                 return finite("advantage", self.error.refined_advantage, self.mdp, undefined)
         return out
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _is_accurate(self, most: float) -> bool:
-        """Whether sum_sa d(s) pi(a|s) |error of A(s,a)| that comes from V is at most so much, as far as one step of
-        refinement tells.
+    def _is_accurate(self, rounding: float, most: float) -> bool:
+        """Whether `rounding` and sum_sa d(s) pi(a|s) |error of A(s,a)| that comes from V are at most so much together.
 
-        A solver may add far less than it could: where the chain mixes, a constant, which cancels. What does not is at
-        most the span of the change of V, and only where that is too much is the change of each A(s,a) computed.
+        The error is what one step of refinement would change. A solver may add far less than it could: where the chain
+        mixes, a constant, which cancels. What does not is at most the span of the change of V, and only where that is
+        too much is the change of each A(s,a) computed.
         """
-        if knows_differences(self.factors) or not most > 0:
+        if knows_differences(self.factors) or not rounding <= most:
             return False
         chain, V, pi = self.chain, self._value, self.policy.probabilities
         change = self.factors.solve(chain.reward - (V - chain.discount * (chain.transition @ V)))
-        if chain.discount * np.ptp(change) * self.occupancy.sum() <= most:
+        if rounding + SAFETY * chain.discount * np.ptp(change) * self.occupancy.sum() <= most:
             return True
         q, out, sums = frozen(chain.discount * next_value(self.mdp, change)), np.empty(pi.shape), np.empty(2)
         kernels.advantage(pi, q, self.mdp.available, out)
         kernels.cancellation(self.occupancy, pi, q, frozen(out), sums)
-        return bool(sums[1] <= most)
+        return bool(rounding + SAFETY * sums[1] <= most)
 
     @cached_property
     def _comparable_value(self) -> FloatArray:

@@ -20,6 +20,7 @@ from fastpg import (
     problems,
     uniform,
 )
+from fastpg.evaluation import SAFETY
 from fastpg.solvers import LU
 from fastpg.testing.assertions import assert_within, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_reward, dense_transition
@@ -319,8 +320,11 @@ def test_the_error_of_the_advantage_is_told_from_one_refinement(seed):
     ev, shifted = (evaluate(mdp, policy, solver=Rough(1e-6, constant)) for constant in (False, True))
     centred = ev.action_value - (policy.probabilities * ev.action_value).sum(axis=1, keepdims=True)
     error = (truth.state_action_visitation * np.abs(centred - truth.advantage)).sum() / mdp.discount_complement
-    assert ev._is_accurate(1.001 * error)
-    assert not ev._is_accurate(0.999 * error)
-    assert np.ptp(ev.value - truth.value) * truth.occupancy.sum() > error  # the first bound alone would refine
-    assert shifted._is_accurate(1e-5 * error)
-    assert not shifted._is_accurate(0.0)
+    error *= SAFETY
+    assert ev._is_accurate(0.0, 1.001 * error)
+    assert ev._is_accurate(error, 2.001 * error)
+    assert not ev._is_accurate(0.0, 0.999 * error)
+    assert not ev._is_accurate(error, 1.999 * error)
+    assert SAFETY * np.ptp(ev.value - truth.value) * truth.occupancy.sum() > error  # the first bound alone would refine
+    assert shifted._is_accurate(0.0, 1e-5 * error)
+    assert not shifted._is_accurate(0.0, 0.0)
