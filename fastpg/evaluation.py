@@ -1,7 +1,7 @@
 """Everything the theory defines about one MDP and one policy, from one factorisation."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import isfinite
 from typing import overload
@@ -17,6 +17,7 @@ from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose, knows_differences
+from fastpg.solvers.krylov import KrylovFactorisation
 from fastpg.structure import Structure, chain_structure, condition
 from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
 
@@ -24,8 +25,9 @@ from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
 LOST_DIGITS = 1e-10
 # The relative error of a value, but for what a solver adds to it.
 ROUNDING = 64 * float(np.finfo(np.float64).eps)
-# An estimated error may be so much larger.
+# An estimated error may be so much larger, and comes from a change of the value that an iteration finds to so much.
 SAFETY = 16.0
+ENOUGH = 1e-3
 # The visitation of a solve that is kept sums to 1 within this.
 LOST = 1e-6
 
@@ -131,8 +133,10 @@ class Evaluation:
         """
         if knows_differences(self.factors) or not rounding <= most:
             return False
-        chain, V, pi = self.chain, self._value, self.policy.probabilities
-        change = self.factors.solve(chain.reward - (V - chain.discount * (chain.transition @ V)))
+        chain, V, pi, factors = self.chain, self._value, self.policy.probabilities, self.factors
+        if isinstance(factors, KrylovFactorisation) and not factors.fell_back:
+            factors = replace(factors, solver=replace(factors.solver, tolerance=ENOUGH))
+        change = factors.solve(chain.reward - (V - chain.discount * (chain.transition @ V)))
         if rounding + SAFETY * chain.discount * np.ptp(change) * self.occupancy.sum() <= most:
             return True
         q, out, sums = frozen(chain.discount * next_value(self.mdp, change)), np.empty(pi.shape), np.empty(2)
