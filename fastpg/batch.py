@@ -10,7 +10,8 @@ broadcast axes. What is broadcast is shared and never copied: one model under a 
     logits       (..., S, A)                 softmax policies; -inf masks an action, of which each state keeps one
     terminal     (..., S)                    mask of states where the process has ended; their rows of `transition`
                                              are not read and they pay nothing
-    threads      int                         all cores unless given; no result depends on it
+    threads      int                         at most so many, all cores unless given, and one for batches that take less
+                                             than about 10 ms; no result depends on it
 
 An action is masked by its policy and not by its model: it has a law and an action value, and is never taken. At
 discount 1 the process must end for certain from every state, also from those that `start` cannot reach.
@@ -25,7 +26,8 @@ bounds, are not here: of a model whose halves meet once in 1e9 steps, the gradie
 5e-8.
 
 **Speed.** A gradient with S = 5, A = 3 takes about a quarter of a microsecond on one core, a 300th of a single call.
-The gain shrinks as S grows: it is 5 at S = 50, and from about 140 states on a loop over `fastpg.evaluate` is faster.
+The gain shrinks as S grows: it is 5 at S = 50, and 2 at S = 200, the building of models included; without that a loop
+over `fastpg.evaluate` is as fast at S = 100, and faster by a fifth at S = 300.
 
 >>> import numpy as np
 >>> from fastpg import batch
@@ -61,9 +63,13 @@ ArrayLike = npt.ArrayLike
 # Problems in a group, and bytes of its scratch: what was fastest for S = 5, 20, 50 and 100.
 LANES = 128, 16
 SCRATCH = 9 << 17
-# Threads take so many pieces of a batch, but none where fewer entries of transitions are read: too little to share.
+# Threads take so many pieces of a batch, but none where fewer entries of transitions are read: that takes 10 ms on one,
+# and where both cores were busy with other work two threads took up to four times as long as one.
 PIECES = 16
-WORTH_A_THREAD = 300_000
+WORTH_A_THREAD = 4_000_000
+# Problems of so many states are solved one by one, along rows: 32 states took 15 us in lanes and 16 us by rows, 40 took
+# 24 us and 21 us.
+LONG = 36
 # What `kernels.solve` can write, in its order.
 OF_ACTIONS = ("policy_gradient", "natural_gradient", "probabilities", "action_value", "advantage")
 OF_STATES = ("value", "occupancy", "visitation")
@@ -225,7 +231,7 @@ class _Batch:
         lanes = _lanes(S, A, self.n)
 
         def piece(limits: tuple[int, int], _: object = None) -> None:
-            kernels.solve(lanes, *limits, shape, self.strides, *rows, code, *out)
+            kernels.solve(lanes, S >= LONG, *limits, shape, self.strides, *rows, code, *out)
 
         if threads is not None:
             positive_integer("threads", threads)
@@ -298,7 +304,9 @@ def _strides(kept: tuple[int, ...], axes: int) -> list[int]:
 
 
 def _lanes(S: int, A: int, n: int) -> int:
-    """How many problems make a group: a power of two, not far more than there are."""
+    """How many problems make a group: a power of two, not far more than there are; one where rows are long."""
+    if S >= LONG:
+        return 1
     lanes, least = LANES
     while lanes > least and 8 * lanes * (S * S + 14 * S + 6 * S * A) > SCRATCH:
         lanes //= 2

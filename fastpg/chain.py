@@ -11,7 +11,7 @@ from scipy import sparse
 from fastpg.errors import SolveError
 from fastpg.kernels import horizon as sweeps
 from fastpg.kernels.evaluation import induced_transition, policy_average
-from fastpg.kernels.sparse import induced_sparse_transition
+from fastpg.kernels.sparse import compress, count_entries, induced_sparse_transition
 from fastpg.lazy import cached_property
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
@@ -48,6 +48,22 @@ class Chain:
     def is_sparse(self) -> bool:
         """Whether P_pi is stored as CSR."""
         return not isinstance(self.transition, np.ndarray)
+
+    @cached_property
+    def rows(self) -> sparse.csr_array:
+        """P_pi as CSR, however it is stored."""
+        P = self.transition
+        if self.is_sparse:
+            return sparse.csr_array(P)
+        n = count_entries(P, P.size)
+        data, indices, first = np.empty(n), np.empty(n, np.int32), np.empty(len(P) + 1, np.int32)
+        compress(P, data, indices, first)
+        return sparse.csr_array((data, indices, first), shape=P.shape)
+
+    def has_few_transitions(self, most: int) -> bool:
+        """Whether at most so many entries of P_pi are not 0; where a dense one has more, only a part of it is read."""
+        n: int = self.transition.nnz if self.is_sparse else count_entries(self.transition, most)
+        return n <= most
 
     @cached_property
     def all_defined(self) -> bool:
@@ -96,7 +112,7 @@ def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
     """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
     S, A = mdp.n_states, mdp.n_actions
     P = mdp.transition if mdp.is_sparse else mdp.transition.reshape(S * A, S)
-    return (P @ value).reshape(S, A, *value.shape[1:])
+    return P.dot(value).reshape(S, A, *value.shape[1:])
 
 
 def add_values_to_go(P: Transition, discount: float, out: FloatArray) -> None:

@@ -1,7 +1,7 @@
 """Everything the theory defines about one MDP and one policy, from one factorisation."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import isfinite
 from typing import overload
@@ -17,15 +17,17 @@ from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose, knows_differences
+from fastpg.solvers.krylov import KrylovFactorisation
 from fastpg.structure import Structure, chain_structure, condition
 from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
 
 # The gradient keeps this relative accuracy: rounding beyond it is mended.
 LOST_DIGITS = 1e-10
 # The relative error of a value, but for what a solver adds to it.
-ROUNDING = 64 * np.finfo(np.float64).eps
-# An estimated error may be so much larger.
+ROUNDING = 64 * float(np.finfo(np.float64).eps)
+# An estimated error may be so much larger, and comes from a change of the value that an iteration finds to so much.
 SAFETY = 16.0
+ENOUGH = 1e-3
 # The visitation of a solve that is kept sums to 1 within this.
 LOST = 1e-6
 
@@ -89,9 +91,9 @@ class Evaluation:
     def action_value(self) -> FloatArray:
         """Q(s,a) = r(s,a) + discount sum_k P(k|s,a) V(k), shape (S, A)."""
         mdp = self.mdp
-        q = np.empty(self.policy.probabilities.shape)
-        kernels.action_value(mdp.expected_reward, mdp.discount, frozen(next_value(mdp, self._value)), q)
-        finite("action_value", q, mdp)
+        q = next_value(mdp, self._value)
+        if not kernels.action_value(mdp.expected_reward, mdp.discount, q):
+            finite("action_value", q, mdp)
         if not self.chain.all_defined:
             q[next_value(mdp, self.chain.undefined.astype(float)) > 0] = np.nan
         return frozen(with_state_value(mdp, q, self.value))
@@ -106,34 +108,41 @@ class Evaluation:
         """
         pi, q = self.policy.probabilities, self._comparable_value
         out = np.empty(pi.shape)
-        kernels.advantage(pi, q, self.mdp.available, out)
         undefined = lambda: np.isnan(self.action_value) | self.chain.undefined[:, None]  # noqa: E731
-        out = frozen(finite("advantage", out, self.mdp, undefined))
+        if not kernels.advantage(pi, q, self.mdp.available, out):
+            finite("advantage", out, self.mdp, undefined)
+        frozen(out)
         if self.chain.n_states <= LARGEST:
             sums = np.empty(2)
             kernels.cancellation(self.occupancy, pi, q, out, sums)
-            noise, size = sums
+            noise, size = sums.tolist()
             kept = 1.0 if knows_differences(self.factors) else self.chain.discount_complement
             most = LOST_DIGITS * size
             could_be = size > 0 and not (isfinite(noise) and ROUNDING * noise <= most * kept)
-            if could_be and not ROUNDING * noise + SAFETY * self._estimated_error() <= most:
+            if could_be and not self._is_accurate(ROUNDING * noise, most):
                 return finite("advantage", self.error.refined_advantage, self.mdp, undefined)
         return out
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _estimated_error(self) -> float:
-        """sum_sa d(s) pi(a|s) |error of A(s,a)| that comes from V: what one step of refinement would change.
+    def _is_accurate(self, rounding: float, most: float) -> bool:
+        """Whether `rounding` and sum_sa d(s) pi(a|s) |error of A(s,a)| that comes from V are at most so much together.
 
-        A solver may add far less than it could: where the chain mixes, a constant, which cancels.
+        The error is what one step of refinement would change. A solver may add far less than it could: where the chain
+        mixes, a constant, which cancels. What does not is at most the span of the change of V, and only where that is
+        too much is the change of each A(s,a) computed.
         """
-        if knows_differences(self.factors):
-            return np.inf
-        chain, V, pi = self.chain, self._value, self.policy.probabilities
-        change = self.factors.solve(chain.reward - (V - chain.discount * (chain.transition @ V)))
+        if knows_differences(self.factors) or not rounding <= most:
+            return False
+        chain, V, pi, factors = self.chain, self._value, self.policy.probabilities, self.factors
+        if isinstance(factors, KrylovFactorisation) and not factors.fell_back:
+            factors = replace(factors, solver=replace(factors.solver, tolerance=ENOUGH))
+        change = factors.solve(chain.reward - (V - chain.discount * (chain.transition @ V)))
+        if rounding + SAFETY * chain.discount * np.ptp(change) * self.occupancy.sum() <= most:
+            return True
         q, out, sums = frozen(chain.discount * next_value(self.mdp, change)), np.empty(pi.shape), np.empty(2)
         kernels.advantage(pi, q, self.mdp.available, out)
         kernels.cancellation(self.occupancy, pi, q, frozen(out), sums)
-        return float(sums[1])
+        return bool(rounding + SAFETY * sums[1] <= most)
 
     @cached_property
     def _comparable_value(self) -> FloatArray:
@@ -183,9 +192,11 @@ class Evaluation:
     @cached_property
     def logit_gradient(self) -> FloatArray:
         """dJ/dlogits (S, A) = d(s) pi(a|s) A(s,a)."""
-        out = np.empty(self.policy.probabilities.shape)
-        kernels.logit_gradient(self.occupancy, self.policy.probabilities, self.advantage, out)
-        return frozen(finite("logit_gradient", out, self.mdp))
+        pi = self.policy.probabilities
+        out = np.empty(pi.shape)
+        if not kernels.logit_gradient(self.occupancy, pi, self.advantage, out):
+            finite("logit_gradient", out, self.mdp)
+        return frozen(out)
 
     @cached_property
     def probability_gradient(self) -> FloatArray:

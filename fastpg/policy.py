@@ -118,8 +118,13 @@ def _without_overflow(pulled: FloatArray, g: FloatArray, cause: str) -> FloatArr
 
 
 def _softmax(logits: FloatArray) -> FloatArray:
+    """The probabilities; InvalidPolicy, which names the place, where a row of logits has none."""
     out = np.empty(logits.shape)
-    softmax(logits, out)
+    if not softmax(logits, out):
+        require(logits < np.inf, "logits", "be finite or -inf", logits, InvalidPolicy)
+        top = logits.max(axis=1)
+        rule = "leave an action above -inf in each state, the largest there"
+        require(top > -np.inf, "logits", rule, top, InvalidPolicy)
     return frozen(out)
 
 
@@ -134,13 +139,7 @@ class SoftmaxPolicy(Policy):
     """
 
     def __init__(self, logits: npt.ArrayLike) -> None:
-        theta = _matrix("logits", logits)
-        require(theta < np.inf, "logits", "be finite or -inf", theta, InvalidPolicy)
-        top = theta.max(axis=1)
-        require(
-            top > -np.inf, "logits", "leave an action above -inf in each state, the largest there", top, InvalidPolicy
-        )
-        self.parameters = frozen(theta)
+        self.parameters = frozen(_matrix("logits", logits))
         self.probabilities = _softmax(self.parameters)
 
     @property

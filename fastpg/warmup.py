@@ -48,7 +48,7 @@ def pieces() -> Iterator[tuple[str, Work]]:
         yield f"finite horizons of {name} models", partial(_finite, mdp, policy)
         yield f"Bellman operators of {name} models", partial(_bellman, mdp)
         yield f"GTH on {name} models", partial(_gradients, evaluate(mdp, policy, solver=GTH()))
-    yield "large sparse models", partial(_large, sparse, policy)
+        yield f"large {name} models", partial(_large, mdp, policy)
     yield "trajectories", partial(_trajectories, dense, policy)
     yield "sampled values", partial(sample_evaluation, dense, policy, n=3, rng=0)
     for kind in (RewardToGo, TotalReturn):

@@ -1,6 +1,7 @@
 """Batches against single calls, rational arithmetic, complex steps and the laws of broadcasting."""
 
 import tracemalloc
+from contextlib import contextmanager
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis.extra.numpy import mutually_broadcastable_shapes
 import fastpg
 from fastpg import MDP, SoftmaxPolicy, batch, problems
 from fastpg.kernels import batch as kernels
-from fastpg.kernels import lanes
+from fastpg.kernels import lanes, rows
 from fastpg.kernels.exponential import exponential
 from fastpg.testing import oracles
 from fastpg.testing.assertions import assert_within, rounding
@@ -93,23 +94,41 @@ def assert_equals_single_calls(args, terminal):
         assert_within(natural[place][clear], fastpg.natural_gradient(one)[clear], 2 * first / scale)
 
 
+# From how many states on problems are solved by rows; fewer are solved in lanes.
+WAYS = pytest.mark.parametrize("long", [1, 1000], ids=["rows", "lanes"])
+
+
+@contextmanager
+def long_from(states):
+    """Problems of so many states and more are solved by rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "LONG", states)
+        yield
+
+
+@WAYS
 @given(arguments())
-def test_a_batch_is_its_single_calls(case):
-    assert_equals_single_calls(*case)
+def test_a_batch_is_its_single_calls(long, case):
+    with long_from(long):
+        assert_equals_single_calls(*case)
 
 
+@WAYS
 @given(arguments(NEAR_ONE, ends=True))
-def test_a_batch_is_its_single_calls_near_discount_1_and_at_1(case):
-    assert_equals_single_calls(*case)
+def test_a_batch_is_its_single_calls_near_discount_1_and_at_1(long, case):
+    with long_from(long):
+        assert_equals_single_calls(*case)
 
 
+@WAYS
 @given(arguments(DISCOUNTS + NEAR_ONE[:-1]), st.integers(0, 10**6))
-def test_values_and_gradients_are_those_of_rational_arithmetic(case, pick):
+def test_values_and_gradients_are_those_of_rational_arithmetic(long, case, pick):
     """Entrywise for rewards >= 0; the gradient within the rounding of the terms it is the difference of."""
     (P, r, discount, mu, theta), terminal = case
     args = (P, np.abs(r), discount, mu, theta)
-    ev = batch.evaluate(*args, terminal=terminal)
-    gradient = batch.policy_gradient(*args, terminal=terminal)
+    with long_from(long):
+        ev = batch.evaluate(*args, terminal=terminal)
+        gradient = batch.policy_gradient(*args, terminal=terminal)
     found = list(single_problems(args, terminal))
     place, mdp, policy = found[pick % len(found)]
     exact = oracles.rational_evaluation(mdp, policy)
@@ -123,9 +142,21 @@ def test_values_and_gradients_are_those_of_rational_arithmetic(case, pick):
     assert_within(gradient[place], truth, ulps * sizes)
 
 
+@pytest.mark.parametrize("S", [batch.LONG - 1, batch.LONG, 48, 49, 101])
+def test_rows_of_any_length(S):
+    """More than one panel, and every remainder of sums in parts."""
+    rng = np.random.default_rng(S)
+    terminal = rng.random((3, S)) < 0.1
+    r = np.where(terminal[..., None], 0.0, rng.normal(size=(3, S, 2)))
+    args = (laws(rng, 3, S, 2, S), r, [0.5, 0.99, 1 - 1e-6], laws(rng, S), rng.normal(size=(3, S, 2)))
+    assert_equals_single_calls(args, terminal)
+
+
+@WAYS
 @pytest.mark.parametrize("complement", [1e-3, 1e-6, 1e-9, 1e-12])
-def test_gradients_keep_their_digits_near_discount_1(complement):
+def test_gradients_keep_their_digits_near_discount_1(monkeypatch, long, complement):
     """The differences of values that are all near 1 / (1 - discount), relative to the largest entry."""
+    monkeypatch.setattr(batch, "LONG", long)
     rng = np.random.default_rng(0)
     args = (laws(rng, 5, 6, 3, 6), rng.random((5, 6, 3)), 1 - complement, np.full(6, 1 / 6), rng.normal(size=(5, 6, 3)))
     gradient = batch.policy_gradient(*args)
@@ -134,8 +165,10 @@ def test_gradients_keep_their_digits_near_discount_1(complement):
         assert_within(gradient[place], truth, 100 * EPS * np.abs(truth).max())
 
 
-def test_a_vanishing_gradient_keeps_its_digits():
+@WAYS
+def test_a_vanishing_gradient_keeps_its_digits(monkeypatch, long):
     """The chain of Agarwal et al. (2021, Proposition 4.1), whose values span 50 orders of magnitude, entry by entry."""
+    monkeypatch.setattr(batch, "LONG", long)
     mdp = problems.vanishing_gradient_chain(64)
     policy = SoftmaxPolicy([[-1.0, 0.0, 0.0, 0.0]] * 66)
     args = (mdp.transition, mdp.expected_reward, mdp.discount, mdp.start, policy.logits)
@@ -143,8 +176,10 @@ def test_a_vanishing_gradient_keeps_its_digits():
     assert_within(batch.policy_gradient(*args), truth, 1e-13 * np.abs(truth))
 
 
-def test_gradients_are_derivatives_of_the_return():
+@WAYS
+def test_gradients_are_derivatives_of_the_return(monkeypatch, long):
     """Complex steps through an own softmax and an own solve."""
+    monkeypatch.setattr(batch, "LONG", long)
     rng = np.random.default_rng(1)
     P, r, theta = laws(rng, 4, 5, 3, 5), rng.normal(size=(5, 3)), rng.normal(size=(3, 1, 5, 3))
     theta[0, 0, 2, 1] = -np.inf
@@ -175,7 +210,9 @@ def everything(args, terminal, **options):
 FUNCTIONS = [batch.evaluate, batch.policy_gradient, batch.natural_gradient, batch.fisher]
 
 
-def test_a_problem_does_not_depend_on_its_neighbours_or_threads(monkeypatch):
+@WAYS
+def test_a_problem_does_not_depend_on_its_neighbours_or_threads(monkeypatch, long):
+    monkeypatch.setattr(batch, "LONG", long)
     args, terminal = example()
     whole = everything(args, terminal, threads=1)
     monkeypatch.setattr(batch, "WORTH_A_THREAD", 0)
@@ -246,7 +283,9 @@ def test_a_batch_without_problems():
     )
 
 
-def test_rows_of_terminal_states_are_not_read():
+@WAYS
+def test_rows_of_terminal_states_are_not_read(monkeypatch, long):
+    monkeypatch.setattr(batch, "LONG", long)
     args, terminal = example()
     before = everything(args, terminal)
     args[0][::3, 1] = np.nan
@@ -270,10 +309,12 @@ def test_exponentials_are_right_to_an_ulp():
     np.testing.assert_array_equal(odd, [0.0, np.nan, 0.0, 0.0, 1.0])
 
 
-def test_compiled_equals_interpreted(monkeypatch):
+@WAYS
+def test_compiled_equals_interpreted(monkeypatch, long):
+    monkeypatch.setattr(batch, "LONG", long)
     args, terminal = example(n=20)
     compiled = everything(args, terminal)
-    for module in (kernels, lanes):
+    for module in (kernels, lanes, rows):
         for name, kernel in list(vars(module).items()):
             if hasattr(kernel, "py_func"):
                 monkeypatch.setattr(module, name, kernel.py_func)

@@ -8,6 +8,12 @@ import fastpg
 from fastpg import MDP, InvalidArgument, InvalidModel, InvalidPolicy, SoftmaxPolicy, SolveError, batch
 
 
+@pytest.fixture(autouse=True, params=[1, 1000], ids=["rows", "lanes"])
+def _long(request, monkeypatch):
+    """From how many states on problems are solved by rows; fewer are solved in lanes."""
+    monkeypatch.setattr(batch, "LONG", request.param)
+
+
 def spoiled(name, place, value):
     """The example with one entry changed."""
     args, terminal = example()

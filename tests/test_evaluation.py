@@ -17,8 +17,10 @@ from fastpg import (
     evaluate,
     finite_horizon,
     policy_gradient,
+    problems,
     uniform,
 )
+from fastpg.evaluation import SAFETY
 from fastpg.solvers import LU
 from fastpg.testing.assertions import assert_within, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_reward, dense_transition
@@ -286,3 +288,43 @@ def test_misuse_of_evaluate_is_one_sentence(error, message, arguments, options):
     given = (mdp, uniform(mdp))
     with pytest.raises(error, match=message):
         evaluate(*(None if i is None else given[i] for i in arguments), **options)
+
+
+class Rough:
+    """LU, and an error of the values that is random or, where the process does not end, cancels in the advantages."""
+
+    def __init__(self, size, constant):
+        self.size, self.constant = size, constant
+
+    def factorise(self, chain):
+        """What solves, and keeps what it solves with."""
+        self.factors = LU().factorise(chain)
+        return self
+
+    def solve(self, b):
+        """The solution with the error; a refinement by a small right side has a small one."""
+        noise = np.ones(b.size) if self.constant else np.cos(np.arange(b.size) ** 2.0)
+        return self.factors.solve(b) + self.size * np.abs(b).max() * noise
+
+    def solve_transposed(self, b):
+        """The solution."""
+        return self.factors.solve_transposed(b)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_error_of_the_advantage_is_told_from_one_refinement(seed):
+    """Against the advantage of LU, which is right to 1e-13; an error that is constant is none, however large."""
+    mdp = problems.garnet(12, 3, 3, rng=seed, discount=0.95)
+    policy = SoftmaxPolicy.random(mdp, rng=seed)
+    truth = evaluate(mdp, policy)
+    ev, shifted = (evaluate(mdp, policy, solver=Rough(1e-6, constant)) for constant in (False, True))
+    centred = ev.action_value - (policy.probabilities * ev.action_value).sum(axis=1, keepdims=True)
+    error = (truth.state_action_visitation * np.abs(centred - truth.advantage)).sum() / mdp.discount_complement
+    error *= SAFETY
+    assert ev._is_accurate(0.0, 1.001 * error)
+    assert ev._is_accurate(error, 2.001 * error)
+    assert not ev._is_accurate(0.0, 0.999 * error)
+    assert not ev._is_accurate(error, 1.999 * error)
+    assert SAFETY * np.ptp(ev.value - truth.value) * truth.occupancy.sum() > error  # the first bound alone would refine
+    assert shifted._is_accurate(0.0, 1e-5 * error)
+    assert not shifted._is_accurate(0.0, 0.0)

@@ -1,5 +1,7 @@
 """Solvers for chains of a structure, substitution and banded LU, and the choice among all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, policy_gradient, problems, uniform
-from fastpg.chain import induced_chain
+from fastpg.chain import Chain, induced_chain
 from fastpg.documents import solver_name
 from fastpg.exact import evaluate_exactly
 from fastpg.kernels import sparse as kernels
@@ -171,9 +173,64 @@ def test_a_slow_chain_falls_back_and_says_so():
     np.testing.assert_array_equal(ev.occupancy, truth.occupancy)
 
 
+def as_dense(chain):
+    """The same chain, stored densely."""
+    return replace(chain, transition=chain.transition.toarray())
+
+
+def shuffled(P, seed=0):
+    """The same chain, its states in another order."""
+    order = np.random.default_rng(seed).permutation(P.shape[0])
+    return P[order][:, order]
+
+
+DENSE_CHOICES = [
+    (_walk(500), 0.9, LU),
+    (_walk(501), 0.9, Banded),
+    (shuffled(_walk(1200)), 0.999, Banded),
+    (shuffled(_grid(23)), 0.999, Banded),
+    (shuffled(_grid(51)), 0.9, SparseLU),
+    (_walk(501), 1 - 1e-6, GTH),
+]
+
+
+@pytest.mark.parametrize(("P", "discount", "kind"), DENSE_CHOICES)
+def test_dense_chains_with_few_transitions_are_solved_by_them(P, discount, kind):
+    chain = as_dense(chain_of(P, discount))
+    solver, b = choose(chain), np.cos(np.arange(P.shape[0]) ** 2.0)
+    assert type(solver) is kind
+    factors, sides = solver.factorise(chain), (b - discount * (P @ b), b - discount * (P.T @ b))
+    np.testing.assert_allclose(factors.solve(sides[0]), b, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(factors.solve_transposed(sides[1]), b, rtol=0, atol=1e-9)
+
+
+def test_dense_chains_without_a_band_are_no_sparse_ones():
+    assert isinstance(choose(as_dense(induced_chain(*_garnet(600)))), Krylov)
+    full = _walk(600).toarray() + 1e-300
+    assert isinstance(choose(as_dense(chain_of(full / full.sum(axis=1, keepdims=True), 0.9))), Krylov)
+
+
+@given(st.integers(1, 9), st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_dense_chains_as_rows(S, seed, density):
+    random = np.random.default_rng(seed)
+    P = random.random((S, S)) * (random.random((S, S)) < density)
+    chain = Chain(P, np.ones(S), 0.5, 0.5, np.zeros(S, bool))
+    rows, expected = chain.rows, sparse.csr_array(P)
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(rows, name), getattr(expected, name))
+    for most in range(-1, S * S + 1):
+        assert chain.has_few_transitions(most) == replace(chain, transition=rows).has_few_transitions(most)
+        assert chain.has_few_transitions(most) == (expected.nnz <= most)
+        assert kernels.count_entries.py_func(P, most) == kernels.count_entries(P, most)
+    out = np.empty(rows.nnz), np.empty(rows.nnz, np.int32), np.empty(S + 1, np.int32)
+    kernels.compress.py_func(P, *out)
+    for x, y in zip(out, (rows.data, rows.indices, rows.indptr), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 @pytest.mark.parametrize("mixes", [True, False])
 def test_large_dense_chains_try_krylov_first(mixes):
-    slow = MDP(_walk(1100).toarray()[:, None, :], np.cos(np.arange(1100.0) ** 2), 0.999)
+    slow = MDP(0.999999 * _walk(1100).toarray()[:, None] + 1e-6 / 1100, np.cos(np.arange(1100.0) ** 2), 0.999)
     mdp = problems.random_mdp(1100, 1, rng=0) if mixes else slow
     ev, truth = evaluate(mdp, uniform(mdp)), evaluate(mdp, uniform(mdp), solver=LU())
     assert solver_name(ev) == ("Krylov" if mixes else "Krylov, then LU")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastpg.kernels import kernel
+from fastpg.kernels import kernel, rows
 from fastpg.kernels.lanes import (
     INVALID,
     OVERFLOW,
@@ -63,8 +63,8 @@ def load(at, gamma, mu, ended, discount, goes_on, lane, code, out):
 
 
 @kernel
-def act(at, r, theta, goes_on, lane, code, pi, out):
-    """pi = softmax(theta) and out = r of a group; what ends pays nothing, and what is not finite spoils V"""
+def act(at, r, theta, goes_on, code, pi, out):
+    """pi = theta, of which the softmax is to be taken, and out = r of a group; what ends pays nothing"""
     S, A, N = out.shape
     for n in range(N):
         for s in range(S):
@@ -72,7 +72,6 @@ def act(at, r, theta, goes_on, lane, code, pi, out):
                 out[s, a, n] = r[at[1, n], s, a]
                 pi[s, a, n] = theta[at[4, n], s, a]
     for s in range(S):
-        softmax(lane[0], lane[1], lane[2:], pi[s])
         for a in range(A):
             for n in range(N):
                 code[n] = code[n] if (goes_on[s, n] != 0.0) | (out[s, a, n] == 0.0) else INVALID
@@ -173,6 +172,7 @@ def store(x, first, count, code, out):
 @kernel
 def solve(
     lanes,
+    by_rows,
     first,
     stop,
     shape,
@@ -196,6 +196,8 @@ def solve(
 ):
     """Problems first..stop-1 of a batch of this `shape`, `lanes` at a time; an `out` without rows is not asked for
 
+    By rows problems are solved one by one, in one lane.
+
     The problem at place m of the batch reads row sum_i strides[x,i] m_i of argument x. The arguments P (., S, A, S),
     r (., S, A), gamma (.,), mu (., S), theta (., S, A) and ended (., S) have as many rows as differ. What is written is
     (n, S, A), of states (n, S, 1), J (n, 1, 1): gradient = d(s) pi(a|s) A(s,a)   (Sutton et al. 1999, Theorem 1).
@@ -212,15 +214,29 @@ def solve(
     for begin in range(first, stop, lanes):
         locate(begin, stop - 1, shape, strides, at)
         load(at, gamma, mu, ended, discount, goes_on, lane, status, start)
-        act(at, r, theta, goes_on, lane, status, pi, reward)
-        induce(at, P, reward, pi, discount, goes_on, row, lane, status, total, leaving, b, off)
-        eliminate(status, pivot, leaving, b, off)
-        substitute(off, leaving, b, solution)
+        act(at, r, theta, goes_on, status, pi, reward)
         for s in range(S):
             for n in range(lanes):
                 d[s, n] = start[s, n]
-        substitute_transposed(off, pivot, d)
-        look_ahead(at, P, reward, total, discount, solution, row, q, adv)
+        if not by_rows:
+            for s in range(S):
+                softmax(lane[0], lane[1], lane[2:], pi[s])
+            induce(at, P, reward, pi, discount, goes_on, row, lane, status, total, leaving, b, off)
+            eliminate(status, pivot, leaving, b, off)
+            substitute(off, leaving, b, solution)
+            substitute_transposed(off, pivot, d)
+            look_ahead(at, P, reward, total, discount, solution, row, q, adv)
+        else:
+            model, flow, reached = P[at[0, 0]], off.reshape(S, S), d.reshape(S)
+            own, rate = reward.reshape(S, A), total.reshape(S, A)
+            right, left, found = b.reshape(2, S), leaving.reshape(S), solution.reshape(4, S)
+            taken = pi.reshape(S, A)
+            rows.softmax(actions[4:].reshape(2, S * A), taken)
+            rows.induce(model, own, taken, discount[:, 0], goes_on.reshape(S), status, rate, left, right, flow)
+            rows.eliminate(status, pivot.reshape(S), left, right, flow)
+            rows.substitute(flow, left, right, found)
+            rows.substitute_transposed(flow, pivot.reshape(S), reached)
+            rows.look_ahead(model, own, rate, discount[0, 0], found, q.reshape(S, A), adv.reshape(S, A))
         centre(pi, lane, adv)
         read_off(start, goes_on, discount, pi, adv, solution[0], d, visits, lane[0], x)
         require_finite(solution[:1], status)

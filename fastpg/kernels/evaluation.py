@@ -9,16 +9,28 @@ LARGEST_HALF = float(np.finfo(np.float64).max) / 2
 
 @kernel
 def induced_transition(P, pi, out):
-    """out[s,k] = sum_a pi(a|s) P(k|s,a)"""
+    """out[s,k] = sum_a pi(a|s) P(k|s,a), four actions at a time; rows of actions that are not taken are not read"""
     S, A, _ = P.shape
+    taken = np.empty(A, np.uint64)
     for s in range(S):
+        count = 0
+        for a in range(A):
+            if pi[s, a] != 0.0:
+                taken[count] = a
+                count += 1
         for k in range(S):
             out[s, k] = 0.0
-        for a in range(A):
+        whole = count - count % 4
+        for n in range(0, whole, 4):
+            a, b, c, d = taken[n], taken[n + 1], taken[n + 2], taken[n + 3]
+            p, q, r, t = pi[s, a], pi[s, b], pi[s, c], pi[s, d]
+            for k in range(S):
+                out[s, k] += (p * P[s, a, k] + q * P[s, b, k]) + (r * P[s, c, k] + t * P[s, d, k])
+        for n in range(whole, count):
+            a = taken[n]
             p = pi[s, a]
-            if p != 0.0:
-                for k in range(S):
-                    out[s, k] += p * P[s, a, k]
+            for k in range(S):
+                out[s, k] += p * P[s, a, k]
 
 
 @kernel
@@ -38,12 +50,25 @@ def policy_average(pi, x, out):
 
 
 @kernel
-def action_value(r, discount, ahead, out):
-    """out[s,a] = r(s,a) + discount ahead(s,a); an overflow is for the caller to find"""
+def resolvent(P, gamma, out):
+    """out[s,k] = [s = k] - gamma P(k|s)"""
+    S = P.shape[0]
+    for s in range(S):
+        for k in range(S):
+            out[s, k] = -gamma * P[s, k]
+        out[s, s] += 1.0
+
+
+@kernel
+def action_value(r, discount, out):
+    """out[s,a] = r(s,a) + discount out[s,a], which holds sum_k P(k|s,a) V(k); returns whether all is finite"""
     S, A = r.shape
+    finite = True
     for s in range(S):
         for a in range(A):
-            out[s, a] = r[s, a] + discount * ahead[s, a]
+            out[s, a] = r[s, a] + discount * out[s, a]
+            finite &= abs(out[s, a]) < np.inf
+    return finite
 
 
 @kernel
@@ -52,9 +77,10 @@ def advantage(pi, q, available, out):
 
     Differences are taken against the likeliest action a0 first: with x(a) = q(a) - q(a0) and
     m = sum_{a != a0} pi(a) x(a) the advantage is x(a) - m, which keeps the small advantage of a likely action.
-    They are halved until the end, since x(a) may be twice as large as any float.
+    They are halved until the end, since x(a) may be twice as large as any float. Returns whether all is finite.
     """
     S, A = pi.shape
+    finite = True
     for s in range(S):
         a0 = 0
         for a in range(1, A):
@@ -66,6 +92,8 @@ def advantage(pi, q, available, out):
                 m += pi[s, a] * (0.5 * q[s, a] - 0.5 * q[s, a0])
         for a in range(A):
             out[s, a] = 2.0 * ((0.5 * q[s, a] - 0.5 * q[s, a0]) - m) if available[s, a] else 0.0
+            finite &= abs(out[s, a]) < np.inf
+    return finite
 
 
 @kernel
@@ -85,9 +113,11 @@ def cancellation(d, pi, q, adv, out):
 def logit_gradient(d, pi, adv, out):
     """out[s,a] = d(s) pi(a|s) A(s,a), 0 where d pi = 0 even if A is nan   (Sutton et al. 1999, Theorem 1)
 
-    pi <= 1 meets the larger of d and |A| first: that overflows never, and underflows only if the result does.
+    pi <= 1 meets the larger of d and |A| first: that overflows never, and underflows only if the result does. Returns
+    whether all is finite.
     """
     S, A = pi.shape
+    finite = True
     for s in range(S):
         for a in range(A):
             if d[s] == 0.0 or pi[s, a] == 0.0:
@@ -96,6 +126,8 @@ def logit_gradient(d, pi, adv, out):
                 out[s, a] = pi[s, a] * adv[s, a] * d[s]
             else:
                 out[s, a] = pi[s, a] * d[s] * adv[s, a]
+            finite &= abs(out[s, a]) < np.inf
+    return finite
 
 
 @kernel

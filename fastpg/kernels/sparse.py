@@ -30,6 +30,34 @@ def induced_sparse_transition(data, indices, first, pi, place, out_data, out_ind
 
 
 @kernel
+def count_entries(P, most):
+    """How many entries of the dense P are not 0, counted until there are more than `most`."""
+    S = P.shape[0]
+    n = 0
+    for s in range(S):
+        for k in range(S):
+            n += P[s, k] != 0.0
+        if n > most:
+            break
+    return n
+
+
+@kernel
+def compress(P, out_data, out_indices, out_first):
+    """The entries of the dense P that are not 0, in CSR"""
+    S = P.shape[0]
+    n = 0
+    out_first[0] = 0
+    for s in range(S):
+        for k in range(S):
+            if P[s, k] != 0.0:
+                out_indices[n] = k
+                out_data[n] = P[s, k]
+                n += 1
+        out_first[s + 1] = n
+
+
+@kernel
 def resolvent_product(data, indices, first, gamma, x, out):
     """out[s] = x[s] - gamma sum_k P(s,k) x[k]"""
     for s in range(out.size):

@@ -20,8 +20,14 @@ LOCAL = 20
 # sparse LU; a quarter of this budget tells.
 FIRST_PRODUCTS = 250
 # Dense chains mix in a few steps or seldom: random laws over 2000 states took 8 and 10 products of 1 ms for V and d,
-# dense LU 190 ms. A quarter of this budget tells a slow chain, whose gradient took 7% longer.
+# dense LU 100 ms; over 400 states BiCGSTAB took 0.65 ms, LU 1.1 ms, over 300 as long as LU. A quarter of this budget
+# tells a slow chain, at the price of 6% of LU at 2000 states and 30% at 500.
 DENSE_PRODUCTS = 24
+# Dense chains of so few states are solved by LU, in 2 ms or less.
+SMALL_DENSE = 500
+# Dense chains with so many transitions from a state, or a share of all states, may be bands or grids. A ring of 2000
+# states with 21 from each took 5 ms by banded LU of its few entries, dense LU 100 ms.
+FEW, SHARE = 100, 1 / 16
 # What LU would be right to on such a chain.
 LU_LIKE = 1e-14
 
@@ -48,7 +54,8 @@ def choose(chain: Chain) -> Solver:
 
     ================================================  =====================================================
     dense, or sparse with up to 1000 states           GTH within 1e-4 of discount 1
-    dense, up to 1000 states                          LU
+    dense, up to 500 states                           LU
+    dense, few transitions in a narrow band or grid   Banded or SparseLU (see `Direct`)
     other dense chains                                Krylov, after 24 products LU
     sparse, without cycles                            Substitution
     sparse, up to 1000 states                         Banded, SparseLU or LU, by structure (see `Direct`)
@@ -68,7 +75,7 @@ def choose(chain: Chain) -> Solver:
     if chain.discount_complement < NEAR_ONE and (small or not chain.is_sparse):
         return GTH()
     if not chain.is_sparse:
-        return LU() if small else Krylov(tolerance=LU_LIKE, products=DENSE_PRODUCTS, fallback=LU())
+        return _choose_dense(chain)
     if acyclic_order(compressed(chain)).size == chain.n_states:
         return Substitution()
     if chain.rounds_to_undiscounted:
@@ -77,6 +84,17 @@ def choose(chain: Chain) -> Solver:
         return Direct().choose(chain)
     band = own_band(chain.transition)
     return Banded() if max(band.lower, band.upper) <= LOCAL else Krylov(products=FIRST_PRODUCTS, fallback=Direct())
+
+
+def _choose_dense(chain: Chain) -> Solver:
+    S = chain.n_states
+    if S <= SMALL_DENSE:
+        return LU()
+    if chain.has_few_transitions(int(S * min(FEW, S * SHARE))):
+        direct = Direct().choose(chain)
+        if isinstance(direct, Banded | SparseLU):
+            return direct
+    return Krylov(tolerance=LU_LIKE, products=DENSE_PRODUCTS, fallback=LU())
 
 
 from fastpg.solvers.banded import Banded, own_band  # noqa: E402

@@ -47,7 +47,7 @@ class Banded:
     def factorise(self, chain: Chain) -> "BandedFactorisation":
         """Factorise I - discount P_pi."""
         require_float_discount(chain)
-        P, S = sparse.csr_array(chain.transition), chain.n_states
+        P, S = chain.rows, chain.n_states
         order, kl, ku = band = narrowest(P)
         if 8 * S * band.height > MEMORY:
             raise InvalidArgument(

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING
 
-from scipy import sparse
-
 from fastpg.chain import Chain
 from fastpg.solvers.banded import Banded, narrowest
 from fastpg.solvers.krylov import Krylov
@@ -40,7 +38,7 @@ class Direct:
 
     def choose(self, chain: Chain) -> "Solver":
         """By width of the band and number of states."""
-        _, kl, ku = narrowest(sparse.csr_array(chain.transition))
+        _, kl, ku = narrowest(chain.rows)
         w = max(kl, ku)
         if w <= NARROW:
             return Banded()

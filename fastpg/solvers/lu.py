@@ -8,6 +8,7 @@ from scipy.linalg.lapack import dgetrf, dgetrs
 
 from fastpg.chain import Chain
 from fastpg.errors import SolveError
+from fastpg.kernels.evaluation import resolvent
 from fastpg.validation import FloatArray
 
 
@@ -18,8 +19,9 @@ class LU:
     def factorise(self, chain: Chain) -> "LUFactorisation":
         """Factorise I - discount P_pi."""
         require_float_discount(chain)
-        system = np.asarray(chain.transition) * -chain.discount if not chain.is_sparse else _dense(chain)
-        system.reshape(-1)[:: chain.n_states + 1] += 1.0
+        P = chain.transition.toarray() if chain.is_sparse else chain.transition
+        system = np.empty(P.shape)
+        resolvent(P, chain.discount, system)
         # LAPACK reads columns first, so it is handed the transpose, without a copy.
         factors, pivots, info = dgetrf(system.T, overwrite_a=True)
         if info > 0:
@@ -41,10 +43,6 @@ class LUFactorisation:
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi)^T x = b."""
         return dgetrs(self.factors, self.pivots, b)[0]
-
-
-def _dense(chain: Chain) -> FloatArray:
-    return chain.transition.toarray() * -chain.discount
 
 
 def require_float_discount(chain: Chain) -> None:

@@ -21,7 +21,7 @@ class SparseLU:
         require_float_discount(chain)
         identity = sparse.eye_array(chain.n_states, format="csc")
         # Of the transpose the diagonal dominates each column: it is the pivot, and entries keep their digits.
-        system = sparse.csc_array(identity - chain.discount * sparse.csr_array(chain.transition).T)
+        system = sparse.csc_array(identity - chain.discount * chain.rows.T)
         try:
             return SparseLUFactorisation(splu(system, diag_pivot_thresh=0.0))
         except RuntimeError as error:

@@ -5,7 +5,6 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument
@@ -52,7 +51,7 @@ class Rows(NamedTuple):
 
 def compressed(chain: Chain) -> Rows:
     """The rows of P_pi."""
-    P = sparse.csr_array(chain.transition)
+    P = chain.rows
     return Rows(frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:]))
 
 
