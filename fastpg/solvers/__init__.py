@@ -3,6 +3,7 @@
 A solver is a small object with `factorise(chain) -> Factorisation`; adding one changes no caller.
 """
 
+from math import sqrt
 from typing import Protocol
 
 from fastpg.chain import Chain
@@ -12,13 +13,18 @@ from fastpg.validation import FloatArray
 NEAR_ONE = 1e-4
 # Chains of so few states are solved to the last digits, which takes 10 ms or less.
 SMALL = 1000
-# A band of so many diagonals to either side is factorised at once: for w = 20 and 10^5 states banded LU took 0.2 s, as
-# 200 products do, and no chain that moves so little mixes soon.
-LOCAL = 20
+# Chains whose communicating classes all hold at most a tenth of the states are solved class by class: ten classes of
+# 10^4 states took 0.5 s, a hundred of 1000 0.5 s, 2000 of 50 0.2 s, by BiCGSTAB on the whole 2 s, 18 s and 2.4 s. To
+# find that a Garnet of 10^5 states is not such a chain took 3 ms.
+MANY = 10
 # Well-mixing chains need 20 to 200 products: Garnets with 20 successors 28 at discount 0.9 and 32 at 0.999, with 2
 # successors 171 at 0.99, a grid of 300 x 300 cells 114 at 0.9. That grid needs 2000 at 0.999, four times the time of
 # sparse LU; a quarter of this budget tells.
 FIRST_PRODUCTS = 250
+# A product carries what a state is worth as far as a transition leads, and who wanders spends all but 1e-12 of its
+# discounted time within some 20 / sqrt(1 - discount) steps of where it began: 63 at 0.9, where that grid took 57
+# products for each of V and d, 632 at 0.999, where it took 1000.
+WANDERED = 20.0
 # Dense chains mix in a few steps or seldom: random laws over 2000 states took 8 and 10 products of 1 ms for V and d,
 # dense LU 190 ms. A quarter of this budget tells a slow chain, whose gradient took 7% longer.
 DENSE_PRODUCTS = 24
@@ -50,46 +56,58 @@ def choose(chain: Chain) -> Solver:
     dense, or sparse with up to 1000 states           GTH within 1e-4 of discount 1
     dense, up to 1000 states                          LU
     other dense chains                                Krylov, after 24 products LU
-    sparse, without cycles                            Substitution
-    sparse, up to 1000 states                         Banded, SparseLU or LU, by structure (see `Direct`)
+    sparse, classes of up to 64 states                Substitution
     sparse, all moves within 20 states                Banded
+    sparse, up to 1000 states                         Banded, SparseLU or LU, by structure (see `Direct`)
+    sparse, classes of up to S/10 states              Components, each class by the solver for it
+    sparse, far more than 250 steps across            the solver that `Direct` is
     other sparse chains                               Krylov, after 250 products the solver that `Direct` is
     ================================================  =====================================================
 
     The relative error of LU grows like eps / (1 - discount): 6e-11 was seen at 1e-6, 2e-3 at 1e-14. GTH has none of
     it and is dense, so that larger sparse chains have other solvers and are checked (see `Evaluation`). Where the
-    discount is 1.0 in floats and its complement is not 0, only GTH and Substitution read the complement.
+    discount is 1.0 in floats and its complement is not 0, only GTH, Banded and Substitution read the complement.
     """
     small = chain.n_states <= SMALL
     if chain.discount_complement < NEAR_ONE and (small or not chain.is_sparse):
         return GTH()
     if not chain.is_sparse:
         return LU() if small else Krylov(tolerance=LU_LIKE, products=DENSE_PRODUCTS, fallback=LU())
-    if acyclic_order(compressed(chain)).size == chain.n_states:
+    classes = communicating_classes(compressed(chain), max(chain.n_states // MANY, CLASS))
+    if classes is not None and classes.sizes.max() <= CLASS:
         return Substitution()
+    band = own_band(chain.transition)
+    if band.reach <= LOCAL:
+        return Banded()
     if chain.rounds_to_undiscounted:
         return GTH()
     if small:
         return Direct().choose(chain)
-    band = own_band(chain.transition)
-    return Banded() if max(band.lower, band.upper) <= LOCAL else Krylov(products=FIRST_PRODUCTS, fallback=Direct())
+    if classes is not None:
+        return Components()
+    needed = min(chain.n_states / band.reach, WANDERED / sqrt(max(chain.discount_complement, NEAR_ONE)))
+    if needed > FIRST_PRODUCTS:
+        return Direct().choose(chain)
+    return Krylov(products=FIRST_PRODUCTS, fallback=Direct())
 
 
-from fastpg.solvers.banded import Banded, own_band  # noqa: E402
+from fastpg.solvers.banded import LOCAL, Banded, own_band  # noqa: E402
 from fastpg.solvers.bordered import Bordered  # noqa: E402
+from fastpg.solvers.components import Components  # noqa: E402
 from fastpg.solvers.differences import Estimate, KnowsDifferences, knows_differences  # noqa: E402
 from fastpg.solvers.direct import Direct  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
 from fastpg.solvers.krylov import Krylov  # noqa: E402
 from fastpg.solvers.lu import LU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
-from fastpg.solvers.substitution import Substitution, acyclic_order, compressed  # noqa: E402
+from fastpg.solvers.substitution import CLASS, Substitution, communicating_classes, compressed  # noqa: E402
 
 __all__ = [
     "GTH",
     "LU",
     "Banded",
     "Bordered",
+    "Components",
     "Direct",
     "Estimate",
     "Factorisation",
