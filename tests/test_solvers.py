@@ -7,7 +7,7 @@ from scipy import sparse
 
 from fastpg import MDP, SoftmaxPolicy, SolveError, evaluate, problems, uniform
 from fastpg.chain import induced_chain
-from fastpg.solvers import GTH, LU, Banded, Bordered, SparseLU, choose
+from fastpg.solvers import GTH, LU, Banded, Bordered, SparseLU, Substitution, choose
 from fastpg.testing.assertions import assert_within, conditioning, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_transition
 from fastpg.testing.strategies import mdp_and_policy
@@ -61,7 +61,7 @@ def test_any_solver_serves_either_storage(case):
 def test_storage_chooses_the_solver():
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.9)
     assert isinstance(choose(induced_chain(mdp, uniform(mdp))), LU)
-    assert isinstance(choose(induced_chain(as_sparse(mdp), uniform(mdp))), Banded)
+    assert isinstance(choose(induced_chain(as_sparse(mdp), uniform(mdp))), Substitution)
     assert isinstance(evaluate(mdp, uniform(mdp), solver=SparseLU()).solver, SparseLU)
 
 

@@ -98,7 +98,7 @@ def of_classes(draw, largest=4):
     return chain_of(P, draw(st.sampled_from([0.0, 0.5, 0.99, 1 - 1e-9])), start=0), label[places]
 
 
-@given(of_classes(), st.sampled_from([Substitution(), Components(), Components(LU()), Components(Krylov())]))
+@given(of_classes(), st.sampled_from([Substitution(), Components(), Components(LU()), Components(SparseLU())]))
 def test_classes_are_solved_in_order(case, solver):
     """Against rational arithmetic, entry by entry."""
     chain, label = case
@@ -176,7 +176,9 @@ def test_banded_agrees_with_dense_lu(S, w, shuffled, seed):
 def test_a_shuffled_walk_has_a_narrow_band():
     walk = _walk(500)
     order = np.random.default_rng(0).permutation(500)
-    assert banded.own_band(walk)[1:] == (499, 499)  # the ring closes
+    assert banded.moves(walk).band[1:] == (499, 499)  # the ring closes
+    assert banded.moves(walk).near[1:] == (1, 1)
+    assert banded.moves(walk).far == 2 / 1000
     assert max(banded.narrowest(walk[order][:, order])[1:]) == 2
 
 
@@ -234,6 +236,7 @@ def test_structure_chooses_the_solver(chain, first, then):
     solver = choose(chain)
     assert type(solver) is first
     if first is Krylov:
+        assert (solver.preconditioner is not None) == (banded.moves(chain.transition).far <= 0.1)
         assert type(solver.fallback.choose(chain)) is then
 
 
@@ -269,8 +272,8 @@ def test_sparse_kernels_compiled_equal_interpreted(S, seed):
         merged = np.zeros(P.nnz), np.zeros(P.nnz, np.int32), np.zeros(S + 1, np.int32)
         pi = np.full((S, 1), 0.5)
         run(kernels.induced_sparse_transition)(*rows, pi, np.full(S, -1, np.int32), *merged)
-        moves = np.zeros(2, np.int64)
-        run(kernels.longest_moves)(P.indices, P.indptr, moves)
+        moves = np.zeros((2, 2), np.int64)
+        far = run(kernels.longest_moves)(P.indices, P.indptr, 3, moves)
         after, before = np.empty((2, S))
         unsigned = P.data, P.indices.view(np.uint32), P.indptr.view(np.uint32)
         run(kernels.resolvent_product)(*unsigned, 0.9, x, after)
@@ -279,7 +282,7 @@ def test_sparse_kernels_compiled_equal_interpreted(S, seed):
         np.testing.assert_allclose(before, x - 0.9 * P.T @ x, rtol=1e-12, atol=1e-13 * np.abs(x).max())
         counts = np.zeros(S, np.int32)
         run(kernels.count_columns)(unsigned[1], counts)
-        results.append((*merged, moves, counts, after, before))
+        results.append((*merged, np.array(far), moves, counts, after, before))
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=8 * EPS)
 

@@ -15,8 +15,9 @@ ONE = np.uint64(1)
 def fill_band(data, indices, first, place, gamma, complement, band, lower, leaving):
     """band = gamma P(s,k) / sum_k P(s,k) for k != s, and leaving = 1 - gamma, or 1 where the row is empty
 
-    State s is row place[s].
+    State s is row place[s]. What leads out of the band is added to `leaving`.
     """
+    upper = band.shape[1] - lower - 1
     for s in range(place.size):
         total = 0.0
         for j in range(first[s], first[s + 1]):
@@ -24,9 +25,12 @@ def fill_band(data, indices, first, place, gamma, complement, band, lower, leavi
         i = place[s]
         leaving[i] = complement if total > 0.0 else 1.0
         for j in range(first[s], first[s + 1]):
-            k = place[indices[j]]
-            if k != i and data[j] != 0.0:
-                band[i, lower + k - i] += gamma * (data[j] / total)
+            step = place[indices[j]] - i
+            flow = gamma * (data[j] / total) if data[j] != 0.0 else 0.0
+            if step < -lower or step > upper:
+                leaving[i] += flow
+            elif step != 0:
+                band[i, lower + step] += flow
 
 
 @kernel

@@ -58,9 +58,18 @@ def count_columns(indices, out):
 
 
 @kernel
-def longest_moves(indices, first, out):
-    """out = 0, 0 becomes max s - k and max k - s over the stored entries (s,k)."""
+def longest_moves(indices, first, reach, out):
+    """out[0,:] = max s - k and max k - s over the stored entries (s,k), out[1,:] over those with |k - s| <= reach
+
+    `out` is 0 at first. Returns how many entries lead farther than `reach`.
+    """
+    far = 0
     for s in range(first.size - 1):
         for j in range(first[s], first[s + 1]):
-            out[0] = max(out[0], s - indices[j])
-            out[1] = max(out[1], indices[j] - s)
+            step = indices[j] - s
+            out[0, 0], out[0, 1] = max(out[0, 0], -step), max(out[0, 1], step)
+            if abs(step) <= reach:
+                out[1, 0], out[1, 1] = max(out[1, 0], -step), max(out[1, 1], step)
+            else:
+                far += 1
+    return far

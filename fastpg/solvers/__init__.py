@@ -11,6 +11,9 @@ from fastpg.validation import FloatArray
 
 # Discounts nearer to 1 than this, and 1 itself, cost LU more than four of its digits.
 NEAR_ONE = 1e-4
+# Below this 1 - discount the values of a chain that never ends hide more than six digits of their differences. With
+# gain and bias apart a Garnet of 2000 states kept all digits of d and 12 of the differences from 1e-6 to 1e-12.
+HIDDEN = 1e-6
 # Chains of so few states are solved to the last digits, which takes 10 ms or less.
 SMALL = 1000
 # Chains whose communicating classes all hold at most a tenth of the states are solved class by class: ten classes of
@@ -25,6 +28,11 @@ FIRST_PRODUCTS = 250
 # discounted time within some 20 / sqrt(1 - discount) steps of where it began: 63 at 0.9, where that grid took 57
 # products for each of V and d, 632 at 0.999, where it took 1000.
 WANDERED = 20.0
+# Where so few transitions lead farther than 20 states, elimination of the others leads BiCGSTAB: rings of 10^5 states
+# with moves within 20 and a share of long ones from 1e-4 to 0.1 then took 18 to 38 products at discounts of 0.999 and
+# 0.9999, else 110 to 10,000, a product with it taking five times as long. Incomplete LU needed 20 to 110, and on moves
+# within 20 in a plane, which need 220 without, a minute to be found.
+FEW = 0.1
 # Dense chains mix in a few steps or seldom: random laws over 2000 states took 8 and 10 products of 1 ms for V and d,
 # dense LU 190 ms. A quarter of this budget tells a slow chain, whose gradient took 7% longer.
 DENSE_PRODUCTS = 24
@@ -57,9 +65,11 @@ def choose(chain: Chain) -> Solver:
     dense, up to 1000 states                          LU
     other dense chains                                Krylov, after 24 products LU
     sparse, classes of up to 64 states                Substitution
+    sparse, never ends, within 1e-6 of discount 1     GainBias, where there are more recurrent classes Components
     sparse, all moves within 20 states                Banded
     sparse, up to 1000 states                         Banded, SparseLU or LU, by structure (see `Direct`)
     sparse, classes of up to S/10 states              Components, each class by the solver for it
+    sparse, a tenth of the transitions go farther     Krylov, preconditioned by Near
     sparse, far more than 250 steps across            the solver that `Direct` is
     other sparse chains                               Krylov, after 250 products the solver that `Direct` is
     ================================================  =====================================================
@@ -76,8 +86,10 @@ def choose(chain: Chain) -> Solver:
     classes = communicating_classes(compressed(chain), max(chain.n_states // MANY, CLASS))
     if classes is not None and classes.sizes.max() <= CLASS:
         return Substitution()
-    band = own_band(chain.transition)
-    if band.reach <= LOCAL:
+    if chain.discount_complement < HIDDEN and not small and (recurrent := recurrent_classes(chain)):
+        return GainBias(fallback=Direct()) if recurrent == 1 and not chain.ended.any() else Components()
+    band, _, far = moves(chain.transition)
+    if not far:
         return Banded()
     if chain.rounds_to_undiscounted:
         return GTH()
@@ -85,22 +97,25 @@ def choose(chain: Chain) -> Solver:
         return Direct().choose(chain)
     if classes is not None:
         return Components()
-    needed = min(chain.n_states / band.reach, WANDERED / sqrt(max(chain.discount_complement, NEAR_ONE)))
-    if needed > FIRST_PRODUCTS:
+    if far <= FEW:
+        return Krylov(products=FIRST_PRODUCTS, fallback=Direct(), preconditioner=Near())
+    wandered = WANDERED / sqrt(max(chain.discount_complement, NEAR_ONE))
+    if min(chain.n_states / band.reach, wandered) > FIRST_PRODUCTS:
         return Direct().choose(chain)
     return Krylov(products=FIRST_PRODUCTS, fallback=Direct())
 
 
-from fastpg.solvers.banded import LOCAL, Banded, own_band  # noqa: E402
+from fastpg.solvers.banded import Banded, Near, moves  # noqa: E402
 from fastpg.solvers.bordered import Bordered  # noqa: E402
 from fastpg.solvers.components import Components  # noqa: E402
 from fastpg.solvers.differences import Estimate, KnowsDifferences, knows_differences  # noqa: E402
 from fastpg.solvers.direct import Direct  # noqa: E402
+from fastpg.solvers.gain_bias import GainBias  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
 from fastpg.solvers.krylov import Krylov  # noqa: E402
 from fastpg.solvers.lu import LU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
-from fastpg.solvers.substitution import CLASS, Substitution, communicating_classes, compressed  # noqa: E402
+from fastpg.solvers.substitution import CLASS, Substitution, communicating_classes, compressed, recurrent_classes  # noqa: E402
 
 __all__ = [
     "GTH",
@@ -111,8 +126,10 @@ __all__ = [
     "Direct",
     "Estimate",
     "Factorisation",
+    "GainBias",
     "KnowsDifferences",
     "Krylov",
+    "Near",
     "Solver",
     "SparseLU",
     "Substitution",

@@ -58,24 +58,41 @@ class Banded:
 
     def factorise(self, chain: Chain) -> "BandedFactorisation":
         """Factorise I - discount P_pi, P_pi being the stored rows divided by their sums."""
-        P, S = sparse.csr_array(chain.transition), chain.n_states
-        order, lower, upper = band = narrowest(P)
-        if 8 * S * band.width > MEMORY:
+        band = narrowest(sparse.csr_array(chain.transition))
+        if 8 * chain.n_states * band.width > MEMORY:
             raise InvalidArgument(
-                f"Banded takes factors of up to {MEMORY >> 20} MiB but a band of {lower} + {upper} diagonals over {S} "
-                f"states takes {8 * S * band.width >> 20}; use solvers.Krylov() or solvers.SparseLU()"
+                f"Banded takes factors of up to {MEMORY >> 20} MiB but a band of {band.lower} + {band.upper} diagonals "
+                f"over {chain.n_states} states takes {8 * chain.n_states * band.width >> 20}; use solvers.Krylov() or "
+                "solvers.SparseLU()"
             )
-        factors, leaving = np.zeros((S, band.width)), np.empty(S)
-        rows = frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:])
-        kernels.fill_band(*rows, _places(order, S), chain.discount, chain.discount_complement, factors, lower, leaving)
-        if not kernels.eliminate_band(factors, lower, leaving) > 0:
-            raise singular(chain)
-        return BandedFactorisation(band, frozen(factors))
+        return _eliminated(chain, band)
+
+
+@dataclass(frozen=True)
+class Near:
+    """`Banded` for moves of at most 20 states, as if the process ended with a longer one: not a solution, but near one.
+
+    As a `preconditioner` of Krylov it leaves to the iteration what few long moves change.
+    """
+
+    def factorise(self, chain: Chain) -> "BandedFactorisation":
+        """Factorise I - discount P_pi without the transitions out of the band."""
+        return _eliminated(chain, moves(sparse.csr_array(chain.transition)).near)
+
+
+def _eliminated(chain: Chain, band: Band) -> "BandedFactorisation":
+    P, S = sparse.csr_array(chain.transition), chain.n_states
+    factors, leaving = np.zeros((S, band.width)), np.empty(S)
+    at = frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:]), _places(band.order, S)
+    kernels.fill_band(*at, chain.discount, chain.discount_complement, factors, band.lower, leaving)
+    if not kernels.eliminate_band(factors, band.lower, leaving) > 0:
+        raise singular(chain)
+    return BandedFactorisation(band, frozen(factors))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BandedFactorisation:
-    """Factors (S, lower + 1 + upper) of I - discount P_pi in the order of the band; see `kernels.banded.eliminate_band`."""
+    """Factors (S, lower + 1 + upper) of I - discount P_pi in the order of the band; see `kernels.banded`."""
 
     band: Band
     factors: FloatArray
@@ -89,10 +106,8 @@ class BandedFactorisation:
         return by_columns(lambda b: self._solve(b, transposed=True), b)
 
     def _solve(self, b: FloatArray, *, transposed: bool) -> FloatArray:
-        order, substitute = (
-            self.band.order,
-            kernels.substitute_band_transposed if transposed else kernels.substitute_band,
-        )
+        order = self.band.order
+        substitute = kernels.substitute_band_transposed if transposed else kernels.substitute_band
         x = np.array(b, np.float64) if order is None else b[order]
         substitute(self.factors, self.band.lower, x)
         if order is None:
@@ -102,19 +117,28 @@ class BandedFactorisation:
         return solution
 
 
-def own_band(P: sparse.csr_array) -> Band:
-    """The band of the states' own order."""
-    moves = np.zeros(2, np.int64)
-    longest_moves(P.indices, P.indptr, moves)
-    return Band(None, int(moves[0]), int(moves[1]))
+class Moves(NamedTuple):
+    """The bands of all transitions and of those within `LOCAL`, in the states' own order; the share of longer ones."""
+
+    band: Band
+    near: Band
+    far: float
+
+
+def moves(P: sparse.csr_array) -> Moves:
+    """How far the stored transitions lead."""
+    longest = np.zeros((2, 2), np.int64)
+    far = longest_moves(P.indices, P.indptr, LOCAL, longest)
+    own, near = (Band(None, int(lower), int(upper)) for lower, upper in longest)
+    return Moves(own, near, far / max(P.indices.size, 1))
 
 
 def narrowest(P: sparse.csr_array) -> Band:
     """The band of the states' own order if it is local, or else that of reverse Cuthill-McKee where it costs less."""
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-    own = own_band(P)
-    if own.reach <= LOCAL:
+    own, _, far = moves(P)
+    if not far:
         return own
     order = reverse_cuthill_mckee(P, symmetric_mode=False)
     place = _places(order, P.shape[0])

@@ -27,8 +27,8 @@ class Substitution:
 
     The chains of finite horizons, of trees and of lines without a way back have classes of one state. Others, whose
     states come back to a few of them only, are eliminated class by class; larger classes are an InvalidArgument.
-    Nothing is subtracted, as in GTH, so for b >= 0 each entry of the solution has a small relative error at any discount. Time
-    and memory O(S + transitions) for classes of a bounded size.
+    Nothing is subtracted, as in GTH, so for b >= 0 each entry of the solution has a small relative error at any
+    discount. Time and memory O(S + transitions) for classes of a bounded size.
 
     Source: Tarjan (1972) for the order; Grassmann, Taksar & Heyman (1985) for the elimination.
     """
@@ -89,6 +89,17 @@ def communicating_classes(rows: Rows, largest: int) -> Classes | None:
         return None
     place[order] = np.arange(S, dtype=index)
     return Classes(frozen(order), frozen(begin[S - n :]), frozen(place))
+
+
+def recurrent_classes(chain: Chain) -> int:
+    """How many communicating classes go on without ever being left."""
+    rows = compressed(chain)
+    classes = communicating_classes(rows, chain.n_states)
+    assert classes is not None
+    label = np.repeat(np.arange(classes.sizes.size), classes.sizes)[classes.place]
+    row = np.repeat(label, np.diff(rows.first))
+    left = np.unique(row[(row != label[rows.indices]) & (rows.data > 0)])
+    return classes.sizes.size - left.size - int(np.count_nonzero(chain.ended))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
