@@ -22,7 +22,7 @@ Step: TypeAlias = Callable[[FloatArray], FloatArray]
 
 COARSE = 1e-4
 # A step that leaves more of the residual than this is the last.
-GAIN = 0.5
+GAIN = 0.1
 TINY = float(np.finfo(np.float64).tiny)
 # What rounding leaves of a residual, as a share of the numbers in it, is less than this.
 ROUNDING = 1e3 * float(np.finfo(np.float64).eps)
@@ -36,7 +36,7 @@ class GainBias:
         total = sum b       (I - discount P_pi)^T rest = b - total law
 
     What is large is a quotient, and what is solved for is as small as the chain mixes fast: by repeated corrections
-    from what `choose` takes for the same chain at a 1 - discount of 1e-4, or else 1e-6, or `Direct` at 1e-9. Each
+    from what `choose` takes for the same chain at a 1 - discount of 1e-4, or else 1e-6, or `Direct` at 1e-8. Each
     leaves a share of the residual of about that number times the time to mix; of a chain that mixes too slowly
     `fallback` factorises I - discount P_pi itself, or else it is a SolveError. No digit of 1 - discount is lost however
     small it is.
@@ -160,4 +160,4 @@ from fastpg.solvers import choose  # noqa: E402
 from fastpg.solvers.direct import Direct  # noqa: E402
 
 # 1 - discount of the nearby chains that are tried in turn, and how their solver is chosen.
-NEARBY = ((1e-4, choose), (1e-6, choose), (1e-9, Direct().choose))
+NEARBY = ((1e-4, choose), (1e-6, choose), (1e-8, Direct().choose))

@@ -142,7 +142,9 @@ class KrylovFactorisation:
         if largest == 0 or not isfinite(largest):
             return b * 1.0
         unit = 2.0 ** (frexp(largest)[1] - 1)  # squares of very large numbers overflow
-        x, bound, products = self._iterate(b / unit, transposed)
+        x, bound, products = b, Bound(lost := self._least_rounding(transposed), lost, 1.0), 0
+        if lost <= WORTHLESS:
+            x, bound, products = self._iterate(b / unit, transposed)
         if bound.relative <= max(WORTHLESS, self.solver.tolerance) and self._enough(bound):
             return x * unit
         if self.solver.fallback is None:
@@ -155,6 +157,12 @@ class KrylovFactorisation:
                 "smaller discount"
             )
         return self.direct.solve_transposed(b) if transposed else self.direct.solve(b)
+
+    def _least_rounding(self, transposed: bool) -> float:
+        """What the rounding of any residual adds at least, relative to the solution."""
+        (t, w), roundings = self._majorant, self._transposed_roundings if transposed else self._roundings
+        least = float(w.min())
+        return 2.0 * roundings * float(t.min() if transposed else t.max()) / least if least > 0 else 0.0
 
     def _enough(self, bound: Bound) -> bool:
         return bound.residual <= max(self.solver.tolerance * bound.size, bound.rounding)
