@@ -55,7 +55,9 @@ class GainBias:
             with suppress(SolveError):
                 law = _corrected(nearby.solve_transposed, partial(_flow, chain), uniform, 1.0)
                 law = np.maximum(law, 0.0)
-                return GainBiasFactorisation(chain, nearby, frozen(law / law.sum()))
+                factors = GainBiasFactorisation(chain, nearby, frozen(law / law.sum()))
+                factors.solve(chain.reward)  # fails where there are several laws, or nearly
+                return factors
         if self.fallback is None:
             raise _slow(chain)
         return self.fallback.factorise(chain)
