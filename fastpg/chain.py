@@ -66,6 +66,11 @@ class Chain:
         return n <= most
 
     @cached_property
+    def ended(self) -> BoolArray:
+        """(S,), the states whose row is empty."""
+        return np.asarray(self.transition.sum(axis=1)).ravel() == 0
+
+    @cached_property
     def all_defined(self) -> bool:
         """Whether every state has a value; all do below discount 1."""
         return self.discount_complement > 0 or not self.undefined.any()

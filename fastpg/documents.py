@@ -15,6 +15,7 @@ from fastpg.judgement import length
 from fastpg.model import MDP
 from fastpg.problems import Grid
 from fastpg.sampling.tables import Horizon
+from fastpg.solvers.gain_bias import GainBias, GainBiasFactorisation
 from fastpg.solvers.krylov import KrylovFactorisation
 
 Exact = Evaluation | FiniteHorizonEvaluation
@@ -181,9 +182,10 @@ def solver_name(evaluation: Exact) -> str:
     if not isinstance(evaluation, Evaluation):
         return "backward recursion"
     name, factors = type(evaluation.solver).__name__, evaluation.factors
+    taken_over = isinstance(evaluation.solver, GainBias) and not isinstance(factors, GainBiasFactorisation)
     if isinstance(factors, KrylovFactorisation) and factors.fell_back:
-        return f"{name}, then {type(factors.direct).__name__.removesuffix('Factorisation')}"
-    return name
+        taken_over, factors = True, factors.direct
+    return f"{name}, then {type(factors).__name__.removesuffix('Factorisation')}" if taken_over else name
 
 
 def exact_variance(check: CrossCheck) -> float:

@@ -17,8 +17,8 @@ from fastpg.testing.assertions import assert_within, conditioning, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_transition
 from fastpg.testing.strategies import mdp_and_policy
 
-BACKWARD_STABLE = [LU(), SparseLU(), Banded()]
-SOLVERS = [*BACKWARD_STABLE, GTH(), Bordered()]
+BACKWARD_STABLE = [LU(), SparseLU()]
+SOLVERS = [*BACKWARD_STABLE, Banded(), GTH(), Bordered()]
 
 
 def assert_solves(chain, P, bound):
@@ -66,12 +66,12 @@ def test_any_solver_serves_either_storage(case):
 def test_storage_chooses_the_solver():
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 0.9)
     assert isinstance(choose(induced_chain(mdp, uniform(mdp))), LU)
-    assert isinstance(choose(induced_chain(as_sparse(mdp), uniform(mdp))), Banded)
+    assert isinstance(choose(induced_chain(as_sparse(mdp), uniform(mdp))), Substitution)
     assert isinstance(evaluate(mdp, uniform(mdp), solver=SparseLU()).solver, SparseLU)
 
 
 @pytest.mark.parametrize("storage", [as_dense, as_sparse])
-@pytest.mark.parametrize("solver", BACKWARD_STABLE, ids=["lu", "sparse_lu", "banded"])
+@pytest.mark.parametrize("solver", BACKWARD_STABLE, ids=["lu", "sparse_lu"])
 def test_a_system_that_float64_cannot_tell_from_singular_is_refused(solver, storage):
     # The chance of ending, 1e-20, is lost beside the chance of staying.
     mdp = storage(MDP([[[1.0, 1e-20]], [[0.0, 0.0]]], [1.0, 0.0], 1, terminal=[False, True]))

@@ -1,6 +1,7 @@
 """Solvers for chains of a structure, substitution and banded LU, and the choice among all."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,7 +14,20 @@ from fastpg.chain import Chain, induced_chain
 from fastpg.documents import solver_name
 from fastpg.exact import evaluate_exactly
 from fastpg.kernels import sparse as kernels
-from fastpg.solvers import GTH, LU, Banded, Krylov, SparseLU, Substitution, banded, choose
+from fastpg.solvers import (
+    GTH,
+    LU,
+    Banded,
+    Components,
+    Krylov,
+    SparseLU,
+    Substitution,
+    banded,
+    choose,
+    components,
+    substitution,
+)
+from fastpg.solvers.substitution import communicating_classes, compressed
 from fastpg.testing.oracles import exact, exact_discount, rational_solve
 
 EPS = np.finfo(float).eps
@@ -64,11 +78,69 @@ def test_substitution_has_a_small_relative_error_in_each_entry(mdp):
     np.testing.assert_array_equal(factors.solve_transposed(both)[:, 0], factors.solve_transposed(both[:, 0]))
 
 
-def test_substitution_refuses_cycles():
-    message = "takes chains without cycles but 3 of 4 states lie on a cycle or behind one"
-    P = np.eye(4)[[1, 2, 1, 3]] * 0.5 + np.eye(4)[[1, 2, 3, 3]] * 0.5
-    with pytest.raises(InvalidArgument, match=message):
-        Substitution().factorise(chain_of(P, 0.9))
+@st.composite
+def of_classes(draw, largest=4):
+    """A chain of classes of up to `largest` states in a shuffled order, that end or leave for later ones or stay."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    sizes = random.integers(1, largest + 1, draw(st.integers(1, 5)))
+    label = np.repeat(np.arange(sizes.size), sizes)
+    S = label.size
+    weight = random.random((S, S)) * (random.random((S, S)) < 0.5) * np.less.outer(label, label)
+    weight *= random.choice([1.0, 1e-12], size=(S, S))
+    for c, n in enumerate(sizes):  # a cycle through all of a class
+        members = np.flatnonzero(label == c)
+        weight[members, np.roll(members, 1)] += random.random(n) + 0.01 if n > 1 else random.choice([0.0, 0.5])
+    weight[label == sizes.size - 1] *= random.choice([0.0, 1.0])
+    total = weight.sum(axis=1)
+    weight /= np.where(total > 0, total, 1.0)[:, None]
+    places = random.permutation(S)
+    P = sparse.csr_array(weight[places][:, places])
+    P.eliminate_zeros()
+    return chain_of(P, draw(st.sampled_from([0.0, 0.5, 0.99, 1 - 1e-9])), start=0), label[places]
+
+
+@given(of_classes(), st.sampled_from([Substitution(), Components(), Components(LU()), Components(SparseLU())]))
+def test_classes_are_solved_in_order(case, solver):
+    """Against rational arithmetic, entry by entry."""
+    chain, label = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(components, "CLASS", 2 if isinstance(solver, Components) else 64)
+        factors = solver.factorise(chain)
+    P = exact(chain.transition.toarray())
+    total = P.sum(axis=1)
+    total[total == 0] += 1
+    system = exact(np.eye(label.size)) - Fraction(chain.discount) * P / total[:, None]
+    kept = isinstance(solver, Substitution) or solver.inner is None
+    rtol, atol = (256 * EPS, 0.0) if isinstance(solver, Substitution) else (1e-12, 1e-11)
+    if chain.discount > 0.999 and not isinstance(solver, Substitution):
+        rtol = 256 * EPS if kept else 1e-5
+    for b in np.eye(label.size):
+        for x, matrix in ((factors.solve(b), system), (factors.solve_transposed(b), system.T)):
+            np.testing.assert_allclose(x, rational_solve(matrix, exact(b)).astype(float), rtol=rtol, atol=atol)
+
+
+@given(of_classes(6))
+def test_classes_are_those_of_scipy_in_an_order(case):
+    chain, _ = case
+    rows = compressed(chain)
+    classes = communicating_classes(rows, chain.n_states)
+    n, label = sparse.csgraph.connected_components(chain.transition, connection="strong")
+    assert classes.sizes.size == n
+    np.testing.assert_array_equal(np.sort(classes.order), np.arange(chain.n_states))
+    np.testing.assert_array_equal(classes.order[classes.place], np.arange(chain.n_states))
+    ours = np.repeat(np.arange(n), classes.sizes)[classes.place]
+    assert len(set(zip(ours.tolist(), label.tolist(), strict=True))) == n
+    edges = chain.transition.tocoo()
+    assert (ours[edges.row] <= ours[edges.col]).all()
+    largest = int(classes.sizes.max())
+    assert communicating_classes(rows, largest) is not None
+    assert largest == 1 or communicating_classes(rows, largest - 1) is None
+
+
+def test_substitution_refuses_large_classes():
+    Substitution().factorise(chain_of(_walk(64), 0.9))
+    with pytest.raises(InvalidArgument, match="classes have up to 64 states but this one has a larger one"):
+        Substitution().factorise(chain_of(_walk(65), 0.9))
 
 
 def test_substitution_refuses_a_chance_to_end_that_underflows():
@@ -105,7 +177,9 @@ def test_banded_agrees_with_dense_lu(S, w, shuffled, seed):
 def test_a_shuffled_walk_has_a_narrow_band():
     walk = _walk(500)
     order = np.random.default_rng(0).permutation(500)
-    assert banded.own_band(walk)[1:] == (499, 499)  # the ring closes
+    assert banded.moves(walk).band[1:] == (499, 499)  # the ring closes
+    assert banded.moves(walk).near[1:] == (1, 1)
+    assert banded.moves(walk).far == 2 / 1000
     assert max(banded.narrowest(walk[order][:, order])[1:]) == 2
 
 
@@ -143,6 +217,8 @@ def _grid(n):
 CHOICES = [
     (chain_of(_line(10), 0.9), Substitution, Substitution),
     (chain_of(_line(3000), 1.0), Substitution, Substitution),
+    (chain_of(sparse.block_diag([_walk(60)] * 40), 0.9), Substitution, Substitution),
+    (chain_of(sparse.block_diag([_walk(100)] * 20), 0.9), Components, Components),
     (chain_of(_walk(600), 0.9), Banded, Banded),
     (chain_of(_walk(600), 1 - 1e-6), GTH, GTH),
     (induced_chain(*_garnet(600)), LU, LU),
@@ -150,7 +226,9 @@ CHOICES = [
     (induced_chain(*_garnet(1200)), Krylov, LU),
     (induced_chain(*_garnet(3500)), Krylov, Krylov),
     (chain_of(_walk(3000), 0.9), Krylov, Banded),
-    (chain_of(_grid(60), 0.9), Krylov, SparseLU),
+    (chain_of(_grid(60), 0.999), Krylov, SparseLU),
+    (chain_of(_grid(260), 0.9), Krylov, SparseLU),
+    (chain_of(_grid(260), 0.999), SparseLU, SparseLU),
 ]
 
 
@@ -159,6 +237,7 @@ def test_structure_chooses_the_solver(chain, first, then):
     solver = choose(chain)
     assert type(solver) is first
     if first is Krylov:
+        assert (solver.preconditioner is not None) == (banded.moves(chain.transition).far <= 0.1)
         assert type(solver.fallback.choose(chain)) is then
 
 
@@ -243,21 +322,14 @@ def test_large_dense_chains_try_krylov_first(mixes):
 def test_sparse_kernels_compiled_equal_interpreted(S, seed):
     random = np.random.default_rng(seed)
     P = sparse.csr_array(random.random((S, S)) * (random.random((S, S)) < 0.5))
-    row = np.repeat(np.arange(S), np.diff(P.indptr))
-    P.data[P.indices < row] = 0.0  # stored, but not transitions
     rows, results = (P.data, P.indices, P.indptr), []
     for run in (lambda kernel: kernel, lambda kernel: kernel.py_func):
-        order, pivot, x = np.full(S, -1, np.int32), np.empty(S), np.zeros(S)
-        n = run(kernels.acyclic_order)(*rows, np.zeros(S, np.int32), order)
-        run(kernels.pivots)(*rows, 0.9, 0.1, pivot)
-        run(kernels.substitute)(*rows, 0.9, pivot, order[:n], np.arange(S) + 1.0, x)
-        y = x.copy()
-        run(kernels.substitute_transposed)(*rows, 0.9, pivot, order[:n], y)
+        x = np.arange(S) + 1.0
         merged = np.zeros(P.nnz), np.zeros(P.nnz, np.int32), np.zeros(S + 1, np.int32)
         pi = np.full((S, 1), 0.5)
         run(kernels.induced_sparse_transition)(*rows, pi, np.full(S, -1, np.int32), *merged)
-        moves = np.zeros(2, np.int64)
-        run(kernels.longest_moves)(P.indices, P.indptr, moves)
+        moves = np.zeros((2, 2), np.int64)
+        far = run(kernels.longest_moves)(P.indices, P.indptr, 3, moves)
         after, before = np.empty((2, S))
         unsigned = P.data, P.indices.view(np.uint32), P.indptr.view(np.uint32)
         run(kernels.resolvent_product)(*unsigned, 0.9, x, after)
@@ -266,13 +338,34 @@ def test_sparse_kernels_compiled_equal_interpreted(S, seed):
         np.testing.assert_allclose(before, x - 0.9 * P.T @ x, rtol=1e-12, atol=1e-13 * np.abs(x).max())
         counts = np.zeros(S, np.int32)
         run(kernels.count_columns)(unsigned[1], counts)
-        results.append((np.array(n), order, pivot, x, y, *merged, moves, counts, after, before))
+        results.append((*merged, np.array(far), moves, counts, after, before))
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=8 * EPS)
-    count, order = results[0][:2]
-    assert count == S
-    ahead = (P.data > 0) & (row != P.indices)
-    assert (np.argsort(order)[row[ahead]] < np.argsort(order)[P.indices[ahead]]).all()
+
+
+class Interpreted:
+    """A module of kernels without their compilation."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __getattr__(self, name):
+        return getattr(self.module, name).py_func
+
+
+@given(of_classes(), st.integers(1, 4), st.sampled_from([Substitution(), Banded()]))
+def test_elimination_compiled_equals_interpreted(case, largest, solver):
+    chain, _ = case
+    results = []
+    for interpreted in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (substitution, banded) if interpreted else ():
+                patch.setattr(module, "kernels", Interpreted(module.kernels))
+            classes = communicating_classes(compressed(chain), largest)
+            factors, b = solver.factorise(chain), np.arange(chain.n_states) - 1.5
+            results.append([factors.factors, factors.solve(b), factors.solve_transposed(b), *(classes or ())])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=64 * EPS, atol=64 * EPS * np.abs(one).max())
 
 
 @pytest.mark.parametrize(("S", "e", "discount"), [(4, 1e-12, 0.99), (6, 1e-8, 0.999), (30, 1e-3, 0.99)])

@@ -18,8 +18,8 @@ def half_step(alpha, v, r):
 
 
 @kernel
-def full_step(alpha, p, omega, t, x, r):
-    """x += alpha p + omega r, then r -= omega t, in place"""
+def full_step(alpha, p, omega, q, t, x, r):
+    """x += alpha p + omega q, then r -= omega t, in place; q may be r"""
     for s in range(r.size):
-        x[s] += alpha * p[s] + omega * r[s]
+        x[s] += alpha * p[s] + omega * q[s]
         r[s] -= omega * t[s]

@@ -79,45 +79,6 @@ def resolvent_product_transposed(data, indices, first, gamma, x, out):
 
 
 @kernel
-def acyclic_order(data, indices, first, arrivals, out):
-    """out = the states such that transitions but to oneself lead to later ones; as many as can be put in order.
-
-    arrivals[k] = 0 counts the transitions that lead to k from states not yet in order (Kahn 1962). Returns how many
-    states are in order.
-    """
-    S = first.size - 1
-    last = False
-    for s in range(S):  # with no last state, as most cyclic chains have none, there is nothing to count
-        j = first[s]
-        while j < first[s + 1] and (indices[j] == s or data[j] == 0.0):
-            j += 1
-        last = last or j == first[s + 1]
-    if not last:
-        return 0
-    for s in range(S):
-        for j in range(first[s], first[s + 1]):
-            if indices[j] != s and data[j] != 0.0:
-                arrivals[indices[j]] += 1
-    n = 0
-    for s in range(S):
-        if arrivals[s] == 0:
-            out[n] = s
-            n += 1
-    done = 0
-    while done < n:
-        s = out[done]
-        done += 1
-        for j in range(first[s], first[s + 1]):
-            k = indices[j]
-            if k != s and data[j] != 0.0:
-                arrivals[k] -= 1
-                if arrivals[k] == 0:
-                    out[n] = k
-                    n += 1
-    return n
-
-
-@kernel
 def count_columns(indices, out):
     """out[k] += how many entries are stored in column k"""
     for k in indices:
@@ -125,42 +86,18 @@ def count_columns(indices, out):
 
 
 @kernel
-def longest_moves(indices, first, out):
-    """out = 0, 0 becomes max s - k and max k - s over the stored entries (s,k)."""
+def longest_moves(indices, first, reach, out):
+    """out[0,:] = max s - k and max k - s over the stored entries (s,k), out[1,:] over those with |k - s| <= reach
+
+    `out` is 0 at first. Returns how many entries lead farther than `reach`.
+    """
+    far = 0
     for s in range(first.size - 1):
         for j in range(first[s], first[s + 1]):
-            out[0] = max(out[0], s - indices[j])
-            out[1] = max(out[1], indices[j] - s)
-
-
-@kernel
-def pivots(data, indices, first, gamma, complement, out):
-    """out[s] = 1 - gamma P(s,s) as (1 - gamma) + gamma sum_{k != s} P(s,k), which does not cancel; 1 for empty rows."""
-    for s in range(out.size):
-        leaving = 0.0
-        for j in range(first[s], first[s + 1]):
-            if indices[j] != s:
-                leaving += data[j]
-        out[s] = complement + gamma * leaving if first[s + 1] > first[s] else 1.0
-
-
-@kernel
-def substitute(data, indices, first, gamma, pivot, order, b, out):
-    """out[s] = (b[s] + gamma sum_{k != s} P(s,k) out[k]) / pivot[s], the last state of the order first"""
-    for n in range(order.size - 1, -1, -1):
-        s = order[n]
-        total = 0.0
-        for j in range(first[s], first[s + 1]):
-            if indices[j] != s:
-                total += data[j] * out[indices[j]]
-        out[s] = (b[s] + gamma * total) / pivot[s]
-
-
-@kernel
-def substitute_transposed(data, indices, first, gamma, pivot, order, out):
-    """out[k] = (out[k] + gamma sum_{s != k} P(s,k) out[s]) / pivot[k], the first state of the order first"""
-    for s in order:
-        out[s] /= pivot[s]
-        for j in range(first[s], first[s + 1]):
-            if indices[j] != s:
-                out[indices[j]] += gamma * data[j] * out[s]
+            step = indices[j] - s
+            out[0, 0], out[0, 1] = max(out[0, 0], -step), max(out[0, 1], step)
+            if abs(step) <= reach:
+                out[1, 0], out[1, 1] = max(out[1, 0], -step), max(out[1, 1], step)
+            else:
+                far += 1
+    return far

@@ -3,6 +3,7 @@
 A solver is a small object with `factorise(chain) -> Factorisation`; adding one changes no caller.
 """
 
+from math import sqrt
 from typing import Protocol
 
 from fastpg.chain import Chain
@@ -10,15 +11,28 @@ from fastpg.validation import FloatArray
 
 # Discounts nearer to 1 than this, and 1 itself, cost LU more than four of its digits.
 NEAR_ONE = 1e-4
+# Below this 1 - discount the values of a chain that never ends hide more than six digits of their differences. With
+# gain and bias apart a Garnet of 2000 states kept all digits of d and 12 of the differences from 1e-6 to 1e-12.
+HIDDEN = 1e-6
 # Chains of so few states are solved to the last digits, which takes 10 ms or less.
 SMALL = 1000
-# A band of so many diagonals to either side is factorised at once: for w = 20 and 10^5 states banded LU took 0.2 s, as
-# 200 products do, and no chain that moves so little mixes soon.
-LOCAL = 20
+# Chains whose communicating classes all hold at most a tenth of the states are solved class by class: ten classes of
+# 10^4 states took 0.5 s, a hundred of 1000 0.5 s, 2000 of 50 0.2 s, by BiCGSTAB on the whole 2 s, 18 s and 2.4 s. To
+# find that a Garnet of 10^5 states is not such a chain took 3 ms.
+MANY = 10
 # Well-mixing chains need 20 to 200 products: Garnets with 20 successors 28 at discount 0.9 and 32 at 0.999, with 2
 # successors 171 at 0.99, a grid of 300 x 300 cells 114 at 0.9. That grid needs 2000 at 0.999, four times the time of
 # sparse LU; a quarter of this budget tells.
 FIRST_PRODUCTS = 250
+# A product carries what a state is worth as far as a transition leads, and who wanders spends all but 1e-12 of its
+# discounted time within some 20 / sqrt(1 - discount) steps of where it began: 63 at 0.9, where that grid took 57
+# products for each of V and d, 632 at 0.999, where it took 1000.
+WANDERED = 20.0
+# Where so few transitions lead farther than 20 states, elimination of the others leads BiCGSTAB: rings of 10^5 states
+# with moves within 20 and a share of long ones from 1e-4 to 0.1 then took 18 to 38 products at discounts of 0.999 and
+# 0.9999, else 110 to 10,000, a product with it taking five times as long. Incomplete LU needed 20 to 110, and on moves
+# within 20 in a plane, which need 220 without, a minute to be found.
+FEW = 0.1
 # Dense chains mix in a few steps or seldom: random laws over 2000 states took 8 and 10 products of 1 ms for V and d,
 # dense LU 100 ms; over 400 states BiCGSTAB took 0.65 ms, LU 1.1 ms, over 300 as long as LU. A quarter of this budget
 # tells a slow chain, at the price of 6% of LU at 2000 states and 30% at 500.
@@ -27,7 +41,7 @@ DENSE_PRODUCTS = 24
 SMALL_DENSE = 500
 # Dense chains with so many transitions from a state, or a share of all states, may be bands or grids. A ring of 2000
 # states with 21 from each took 5 ms by banded LU of its few entries, dense LU 100 ms.
-FEW, SHARE = 100, 1 / 16
+A_ROW, SHARE = 100, 1 / 16
 # What LU would be right to on such a chain.
 LU_LIKE = 1e-14
 
@@ -57,9 +71,13 @@ def choose(chain: Chain) -> Solver:
     dense, up to 500 states                           LU
     dense, few transitions in a narrow band or grid   Banded or SparseLU (see `Direct`)
     other dense chains                                Krylov, after 24 products LU
-    sparse, without cycles                            Substitution
-    sparse, up to 1000 states                         Banded, SparseLU or LU, by structure (see `Direct`)
+    sparse, classes of up to 64 states                Substitution
+    sparse, never ends, within 1e-6 of discount 1     GainBias, where there are more recurrent classes Components
     sparse, all moves within 20 states                Banded
+    sparse, up to 1000 states                         Banded, SparseLU or LU, by structure (see `Direct`)
+    sparse, classes of up to S/10 states              Components, each class by the solver for it
+    sparse, a tenth of the transitions go farther     Krylov, preconditioned by Near
+    sparse, far more than 250 steps across            the solver that `Direct` is
     other sparse chains                               Krylov, after 250 products the solver that `Direct` is
     ================================================  =====================================================
 
@@ -69,54 +87,71 @@ def choose(chain: Chain) -> Solver:
 
     The relative error of LU grows like eps / (1 - discount): 6e-11 was seen at 1e-6, 2e-3 at 1e-14. GTH has none of
     it and is dense, so that larger sparse chains have other solvers and are checked (see `Evaluation`). Where the
-    discount is 1.0 in floats and its complement is not 0, only GTH and Substitution read the complement.
+    discount is 1.0 in floats and its complement is not 0, only GTH, Banded and Substitution read the complement.
     """
     small = chain.n_states <= SMALL
     if chain.discount_complement < NEAR_ONE and (small or not chain.is_sparse):
         return GTH()
     if not chain.is_sparse:
         return _choose_dense(chain)
-    if acyclic_order(compressed(chain)).size == chain.n_states:
+    classes = communicating_classes(compressed(chain), max(chain.n_states // MANY, CLASS))
+    if classes is not None and classes.sizes.max() <= CLASS:
         return Substitution()
+    if chain.discount_complement < HIDDEN and not small and (recurrent := recurrent_classes(chain)):
+        return GainBias(fallback=Direct()) if recurrent == 1 and not chain.ended.any() else Components()
+    band, _, far = moves(chain.transition)
+    if not far:
+        return Banded()
     if chain.rounds_to_undiscounted:
         return GTH()
     if small:
         return Direct().choose(chain)
-    band = own_band(chain.transition)
-    return Banded() if max(band.lower, band.upper) <= LOCAL else Krylov(products=FIRST_PRODUCTS, fallback=Direct())
+    if classes is not None:
+        return Components()
+    if far <= FEW:
+        return Krylov(products=FIRST_PRODUCTS, fallback=Direct(), preconditioner=Near())
+    wandered = WANDERED / sqrt(max(chain.discount_complement, NEAR_ONE))
+    if min(chain.n_states / band.reach, wandered) > FIRST_PRODUCTS:
+        return Direct().choose(chain)
+    return Krylov(products=FIRST_PRODUCTS, fallback=Direct())
 
 
 def _choose_dense(chain: Chain) -> Solver:
     S = chain.n_states
     if S <= SMALL_DENSE:
         return LU()
-    if chain.has_few_transitions(int(S * min(FEW, S * SHARE))):
+    if chain.has_few_transitions(int(S * min(A_ROW, S * SHARE))):
         direct = Direct().choose(chain)
         if isinstance(direct, Banded | SparseLU):
             return direct
     return Krylov(tolerance=LU_LIKE, products=DENSE_PRODUCTS, fallback=LU())
 
 
-from fastpg.solvers.banded import Banded, own_band  # noqa: E402
+from fastpg.solvers.banded import Banded, Near, moves  # noqa: E402
 from fastpg.solvers.bordered import Bordered  # noqa: E402
+from fastpg.solvers.components import Components  # noqa: E402
 from fastpg.solvers.differences import Estimate, KnowsDifferences, knows_differences  # noqa: E402
 from fastpg.solvers.direct import Direct  # noqa: E402
+from fastpg.solvers.gain_bias import GainBias  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
 from fastpg.solvers.krylov import Krylov  # noqa: E402
 from fastpg.solvers.lu import LU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
-from fastpg.solvers.substitution import Substitution, acyclic_order, compressed  # noqa: E402
+from fastpg.solvers.substitution import CLASS, Substitution, communicating_classes, compressed, recurrent_classes  # noqa: E402
 
 __all__ = [
     "GTH",
     "LU",
     "Banded",
     "Bordered",
+    "Components",
     "Direct",
     "Estimate",
     "Factorisation",
+    "GainBias",
     "KnowsDifferences",
     "Krylov",
+    "Near",
     "Solver",
     "SparseLU",
     "Substitution",

@@ -1,19 +1,23 @@
-"""Banded LU with partial pivoting (LAPACK gbtrf, gbtrs)."""
+"""Elimination without subtraction (Grassmann, Taksar & Heyman) within a band."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.linalg.lapack import dgbtrf, dgbtrs
 
 from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument
-from fastpg.kernels import sparse as kernels
-from fastpg.solvers.lu import require_float_discount, singular
-from fastpg.validation import FloatArray
+from fastpg.kernels import banded as kernels
+from fastpg.kernels.sparse import longest_moves
+from fastpg.solvers.columns import by_columns
+from fastpg.solvers.lu import singular
+from fastpg.validation import FloatArray, frozen
 
+# A band of so many diagonals to either side is factorised at once: for w = 20 and 10^5 states that took 35 ms, as 40
+# products do, and no chain that moves so little mixes soon. To look for a narrower one took as long.
+LOCAL = 20
 # Factors of more bytes than this are refused.
 MEMORY = 2**31
 
@@ -26,65 +30,86 @@ class Band(NamedTuple):
     upper: int
 
     @property
-    def height(self) -> int:
-        """Diagonals of the factors of the transpose, those that pivoting could fill included."""
-        return 2 * self.upper + self.lower + 1
+    def width(self) -> int:
+        """Diagonals of the factors."""
+        return self.lower + 1 + self.upper
 
     @property
     def work(self) -> int:
         """Multiplications of the elimination for each state, at most."""
-        return self.upper * (self.lower + self.upper)
+        return self.upper * self.lower
+
+    @property
+    def reach(self) -> int:
+        """The longest move in either direction."""
+        return max(self.lower, self.upper)
 
 
 @dataclass(frozen=True)
 class Banded:
-    """Banded LU for chains that move locally: lines, rings, long corridors.
+    """Elimination in a band for chains that move locally: lines, rings, long corridors.
 
-    The states keep their order or take that of reverse Cuthill-McKee, whichever has the narrower band. With moves of
-    at most w in that order, time O(S w^2) and memory 24 S w bytes; normwise backward stable.
+    The states keep their order or take that of reverse Cuthill-McKee, whichever has the narrower band. As in GTH
+    nothing is subtracted and P_pi(s,s) is not read: for b >= 0 each entry of the solution has a small relative error at
+    any discount. With moves of at most w in that order, time O(S w^2) and memory 16 S w bytes.
+
+    Source: Grassmann, Taksar & Heyman (1985), whose elimination fills in no more than the band; see `GTH`.
     """
 
     def factorise(self, chain: Chain) -> "BandedFactorisation":
-        """Factorise I - discount P_pi."""
-        require_float_discount(chain)
-        P, S = chain.rows, chain.n_states
-        order, kl, ku = band = narrowest(P)
-        if 8 * S * band.height > MEMORY:
+        """Factorise I - discount P_pi, P_pi being the stored rows divided by their sums."""
+        band = narrowest(chain.rows)
+        if 8 * chain.n_states * band.width > MEMORY:
             raise InvalidArgument(
-                f"Banded takes factors of up to {MEMORY >> 20} MiB but a band of {kl} + {ku} diagonals over {S} states "
-                f"takes {8 * S * band.height >> 20}; use solvers.Krylov() or solvers.SparseLU()"
+                f"Banded takes factors of up to {MEMORY >> 20} MiB but a band of {band.lower} + {band.upper} diagonals "
+                f"over {chain.n_states} states takes {8 * chain.n_states * band.width >> 20}; use solvers.Krylov() or "
+                "solvers.SparseLU()"
             )
-        row, column = _places(P, order)
-        # Of the transpose the diagonal dominates each column, so that no pivot is moved: entries keep their digits.
-        factors = np.zeros((band.height, S), order="F")
-        np.add.at(factors, (kl + ku + column - row, row), P.data * -chain.discount)
-        factors[kl + ku] += 1.0
-        factors, pivots, info = dgbtrf(factors, ku, kl, overwrite_ab=True)
-        if info > 0:
-            raise singular(chain)
-        return BandedFactorisation(band, factors, pivots)
+        return _eliminated(chain, band)
+
+
+@dataclass(frozen=True)
+class Near:
+    """`Banded` for moves of at most 20 states, as if the process ended with a longer one: not a solution, but near one.
+
+    As a `preconditioner` of Krylov it leaves to the iteration what few long moves change.
+    """
+
+    def factorise(self, chain: Chain) -> "BandedFactorisation":
+        """Factorise I - discount P_pi without the transitions out of the band."""
+        return _eliminated(chain, moves(chain.rows).near)
+
+
+def _eliminated(chain: Chain, band: Band) -> "BandedFactorisation":
+    P, S = chain.rows, chain.n_states
+    factors, leaving = np.zeros((S, band.width)), np.empty(S)
+    at = frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:]), _places(band.order, S)
+    kernels.fill_band(*at, chain.discount, chain.discount_complement, factors, band.lower, leaving)
+    if not kernels.eliminate_band(factors, band.lower, leaving) > 0:
+        raise singular(chain)
+    return BandedFactorisation(band, frozen(factors))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BandedFactorisation:
-    """LU factors of (I - discount P_pi)^T in the order of the band."""
+    """Factors (S, lower + 1 + upper) of I - discount P_pi in the order of the band; see `kernels.banded`."""
 
     band: Band
     factors: FloatArray
-    pivots: npt.NDArray[np.int32]
 
     def solve(self, b: FloatArray) -> FloatArray:
-        """x with (I - discount P_pi) x = b."""
-        return self._solve(b, transposed=False)
+        """x with (I - discount P_pi) x = b; for b >= 0 each entry is right to a few S ulp of itself."""
+        return by_columns(lambda b: self._solve(b, transposed=False), b)
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
-        """x with (I - discount P_pi)^T x = b."""
-        return self._solve(b, transposed=True)
+        """x with (I - discount P_pi)^T x = b; for b >= 0 each entry is right to a few S ulp of itself."""
+        return by_columns(lambda b: self._solve(b, transposed=True), b)
 
     def _solve(self, b: FloatArray, *, transposed: bool) -> FloatArray:
-        order, kl, ku = self.band
-        x = b if order is None else b[order]
-        x, _ = dgbtrs(self.factors, ku, kl, x, self.pivots, trans=int(not transposed))
+        order = self.band.order
+        substitute = kernels.substitute_band_transposed if transposed else kernels.substitute_band
+        x = np.array(b, np.float64) if order is None else b[order]
+        substitute(self.factors, self.band.lower, x)
         if order is None:
             return x
         solution = np.empty(x.shape)
@@ -92,29 +117,39 @@ class BandedFactorisation:
         return solution
 
 
-def own_band(P: sparse.csr_array) -> Band:
-    """The band of the states' own order."""
-    moves = np.zeros(2, np.int64)
-    kernels.longest_moves(P.indices, P.indptr, moves)
-    return Band(None, int(moves[0]), int(moves[1]))
+class Moves(NamedTuple):
+    """The bands of all transitions and of those within `LOCAL`, in the states' own order; the share of longer ones."""
+
+    band: Band
+    near: Band
+    far: float
+
+
+def moves(P: sparse.csr_array) -> Moves:
+    """How far the stored transitions lead."""
+    longest = np.zeros((2, 2), np.int64)
+    far = longest_moves(P.indices, P.indptr, LOCAL, longest)
+    own, near = (Band(None, int(lower), int(upper)) for lower, upper in longest)
+    return Moves(own, near, far / max(P.indices.size, 1))
 
 
 def narrowest(P: sparse.csr_array) -> Band:
-    """The band of the states' own order or of reverse Cuthill-McKee, whichever costs less."""
+    """The band of the states' own order if it is local, or else that of reverse Cuthill-McKee where it costs less."""
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
+    own, _, far = moves(P)
+    if not far:
+        return own
     order = reverse_cuthill_mckee(P, symmetric_mode=False)
-    row, column = _places(P, order)
-    step = column - row
+    place = _places(order, P.shape[0])
+    step = place[P.indices] - np.repeat(place, np.diff(P.indptr))
     other = Band(order, int(-step.min(initial=0)), int(step.max(initial=0)))
-    return min(own_band(P), other, key=lambda band: band.work)
+    return min(own, other, key=lambda band: band.work)
 
 
-def _places(P: sparse.csr_array, order: npt.NDArray[np.int32] | None) -> tuple[Any, Any]:
-    """Row and column of each entry, the states taken in `order`."""
-    row, column = np.repeat(np.arange(P.shape[0], dtype=P.indices.dtype), np.diff(P.indptr)), P.indices
-    if order is None:
-        return row, column
-    place = np.empty(order.size, order.dtype)
-    place[order] = np.arange(order.size, dtype=order.dtype)
-    return place[row], place[column]
+def _places(order: npt.NDArray[np.int32] | None, S: int) -> npt.NDArray[np.int32]:
+    """Which place each state has in `order`."""
+    place = np.arange(S, dtype=np.int32)
+    if order is not None:
+        place[order] = place.copy()
+    return frozen(place)

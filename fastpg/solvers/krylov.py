@@ -52,6 +52,9 @@ class Krylov:
     (I - discount P_pi) t > 0 being verified. After `products` of P_pi with a vector, or a quarter of them where that
     promises nothing, `fallback` takes over; without one it is a SolveError.
 
+    A `preconditioner` is a solver for a chain nearby, whose solutions are the directions to search: whatever it does,
+    residuals remain what is stopped on.
+
     Source: van der Vorst (1992) for BiCGSTAB, here with a random shadow residual: the usual one, b, breaks down on
     the transposed system from a uniform start, where it spans an invariant subspace.
     """
@@ -59,14 +62,15 @@ class Krylov:
     tolerance: float = 1e-12
     products: int = 10_000
     fallback: "Solver | None" = None
+    preconditioner: "Solver | None" = None
 
     def __post_init__(self) -> None:
         real_between("tolerance", self.tolerance, 0.0, 1.0)
         positive_integer("products", self.products)
-        if self.fallback is not None and (
-            isinstance(self.fallback, type) or not callable(getattr(self.fallback, "factorise", None))
-        ):
-            raise InvalidArgument(f"fallback must be a solver such as LU() but is {self.fallback!r}")
+        for name in ("fallback", "preconditioner"):
+            other = getattr(self, name)
+            if other is not None and (isinstance(other, type) or not callable(getattr(other, "factorise", None))):
+                raise InvalidArgument(f"{name} must be a solver such as LU() but is {other!r}")
 
     def factorise(self, chain: Chain) -> "KrylovFactorisation":
         """Nothing is factorised yet."""
@@ -112,6 +116,12 @@ class KrylovFactorisation:
         assert self.solver.fallback is not None
         return self.solver.fallback.factorise(self.chain)
 
+    @cached_property
+    def nearby(self) -> "Factorisation | None":
+        """What the preconditioner makes of the chain."""
+        nearby = self.solver.preconditioner
+        return None if nearby is None else nearby.factorise(self.chain)
+
     @property
     def fell_back(self) -> bool:
         """Whether the budget was not enough for some right side."""
@@ -132,7 +142,9 @@ class KrylovFactorisation:
         if largest == 0 or not isfinite(largest):
             return b * 1.0
         unit = 2.0 ** (frexp(largest)[1] - 1)  # squares of very large numbers overflow
-        x, bound, products = self._iterate(b / unit, transposed)
+        x, bound, products = b, Bound(lost := self._least_rounding(transposed), lost, 1.0), 0
+        if lost <= WORTHLESS:
+            x, bound, products = self._iterate(b / unit, transposed)
         if bound.relative <= max(WORTHLESS, self.solver.tolerance) and self._enough(bound):
             return x * unit
         if self.solver.fallback is None:
@@ -145,6 +157,12 @@ class KrylovFactorisation:
                 "smaller discount"
             )
         return self.direct.solve_transposed(b) if transposed else self.direct.solve(b)
+
+    def _least_rounding(self, transposed: bool) -> float:
+        """What the rounding of any residual adds at least, relative to the solution."""
+        (t, w), roundings = self._majorant, self._transposed_roundings if transposed else self._roundings
+        least = float(w.min())
+        return 2.0 * roundings * float(t.min() if transposed else t.max()) / least if least > 0 else 0.0
 
     def _enough(self, bound: Bound) -> bool:
         return bound.residual <= max(self.solver.tolerance * bound.size, bound.rounding)
@@ -302,6 +320,11 @@ class KrylovFactorisation:
                 self._best_constant(y)
             return y
 
+        def direction(r: FloatArray) -> FloatArray:
+            if self.nearby is None:
+                return r
+            return self.nearby.solve_transposed(r) if transposed else self.nearby.solve(r)
+
         def norm(r: FloatArray) -> float:
             return float(np.abs(r).sum() if transposed else np.abs(r).max())
 
@@ -312,18 +335,20 @@ class KrylovFactorisation:
         while left >= CYCLE:
             last, rho = rho, dot(shadow, r)
             kernels.search_direction(r, rho / last * alpha / omega, omega, v, p)
-            v = product(p)
+            along = direction(p)
+            v = product(along)
             left -= 2
             alpha = rho / dot(shadow, v)
             if not isfinite(alpha):
                 break
             kernels.half_step(alpha, v, r)
-            t = product(r)
+            q = direction(r)
+            t = product(q)
             square = dot(t, t)
             omega = dot(t, r) / square if square else 0.0
             if not isfinite(omega):
                 omega = 0.0
-            kernels.full_step(alpha, p, omega, t, x, r)
+            kernels.full_step(alpha, along, omega, q, t, x, r)
             size, waited = norm(r) / first, waited + 2
             if size <= max(goal, DRIFT * (begun - left)) or omega == 0.0:
                 break
