@@ -51,14 +51,15 @@ def _timed(run: Any) -> float:
     return time.perf_counter() - began
 
 
-def curves(quick: bool = False) -> list[dict[str, Any]]:
-    """Seconds of `evaluate` and gradient and peak memory (Linux) for each size, in a process of its own."""
-    out = []
-    for kind, sizes in SIZES.items():
-        for S in sizes[: 3 if quick else None]:
-            run = subprocess.run([sys.executable, "-c", ONE, kind, str(S)], capture_output=True, text=True, check=True)
-            out.append({"kind": kind, "states": S, **json.loads(run.stdout)})
-    return out
+def sizes(quick: bool = False) -> list[tuple[str, int]]:
+    """The points of the curves."""
+    return [(kind, S) for kind, each in SIZES.items() for S in each[: 3 if quick else None]]
+
+
+def point(kind: str, S: int) -> dict[str, Any]:
+    """Seconds of `evaluate` and gradient and peak memory (Linux), in a process of its own."""
+    run = subprocess.run([sys.executable, "-c", ONE, kind, str(S)], capture_output=True, text=True, check=True)
+    return {"kind": kind, "states": S, **json.loads(run.stdout)}
 
 
 def exponent(points: list[dict[str, Any]], of: str) -> float:
