@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from bench.limits import exponent
-from bench.report import Results, rows
+from bench.report import Results, power, rows, times
 
 BLUE, RED = "#2a6f97", "#c1121f"
 
@@ -17,8 +17,8 @@ def draw(results: Results, file: str) -> None:
     compared = [row for row in rows(results) if row.ratio]
     figure = Figure(figsize=(11, 4.5 + 0.27 * len(compared)), dpi=130, layout="constrained", facecolor="white")
     above, below = figure.subfigures(2, 1, height_ratios=(4.0, 0.5 + 0.27 * len(compared)))
-    times, memory = above.subplots(1, 2)
-    _growth(times, results, "seconds", 1.0, "evaluate and gradient, seconds")
+    seconds, memory = above.subplots(1, 2)
+    _growth(seconds, results, "seconds", 1.0, "evaluate and gradient, seconds")
     _growth(memory, results, "peak_bytes", 2**30, "peak memory of the process, GiB")
     ratios = below.subplots()
     place = np.arange(len(compared))
@@ -27,7 +27,7 @@ def draw(results: Results, file: str) -> None:
     for row, bar in zip(compared, bars, strict=True):
         y, faster = bar.get_y() + bar.get_height() / 2, row.ratio >= 1
         ratios.annotate(
-            f"{row.ratio:.2g}  {next(iter(row.peers))}", (row.ratio, y), (5 if faster else -5, 0),
+            f"{times(row.ratio)}  {next(iter(row.peers))}", (row.ratio, y), (5 if faster else -5, 0),
             textcoords="offset points", va="center", ha="left" if faster else "right", fontsize=7,
         )  # fmt: skip
     ratios.axvline(1.0, color="#222222", linewidth=0.8)
@@ -45,7 +45,7 @@ def _growth(panel: Any, results: Results, of: str, unit: float, title: str) -> N
         points = [p for p in results["curves"] if p["kind"] == kind]
         if not points:
             continue
-        label = f"{kind}, S^{exponent(points, of):.1f} at the large end" if len(points) > 1 else kind
+        label = f"{kind}   {power(exponent(points, of))}"
         panel.loglog([p["states"] for p in points], [p[of] / unit for p in points], "o-", color=colour, label=label)
         panel.legend(frameon=False, fontsize=8)
     panel.set_title(title, fontsize=10)

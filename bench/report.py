@@ -86,7 +86,7 @@ def table(results: Results) -> str:
             ours.append(gibibytes(row.peak_bytes))
         peers = [f"{name}: {duration(seconds)}" for name, seconds in row.peers.items()]
         peers += [f"{name}: {why}" for name, why in row.failed.items()]
-        ratio = (f"{row.ratio:.2g}" if row.ratio < 100 else f"{row.ratio:,.0f}") if row.ratio else ""
+        ratio = times(row.ratio) if row.ratio else ""
         share = f"{row.limit / row.seconds:.0%}" if row.limit else ""
         lines.append(f"| {row.case} | {', '.join(ours)} | {'; '.join(peers)} | {ratio} | {share} |")
     return "\n".join(lines)
@@ -103,9 +103,8 @@ def growth(results: Results) -> str:
         points = [p for p in results["curves"] if p["kind"] == kind]
         for p in points:
             lines.append(f"| {kind}, {p['states']:,} | {duration(p['seconds'])} | {gibibytes(p['peak_bytes'])} |")
-        if len(points) > 1:
-            seconds, memory = exponent(points, "seconds"), exponent(points, "peak_bytes")
-            lines.append(f"| {kind}, exponent of S at the large end | {seconds:.1f} | {memory:.1f} |")
+        powers = [power(exponent(points, of)) for of in ("seconds", "peak_bytes")]
+        lines.append(f"| {kind}, at the large end | {' | '.join(powers)} |")
     return "\n".join(lines)
 
 
@@ -173,6 +172,16 @@ def duration(seconds: float) -> str:
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"
     return f"{seconds * 1e9:.3g} ns"
+
+
+def times(ratio: float) -> str:
+    """Two digits, or all of a large number."""
+    return f"{ratio:.2g}" if ratio < 100 else f"{ratio:,.0f}"
+
+
+def power(exponent: float | None) -> str:
+    """How something grows with the number of states."""
+    return "" if exponent is None else f"S^{exponent:.1f}"
 
 
 def gibibytes(size: float) -> str:
