@@ -57,7 +57,7 @@ class Apart:
 
 def _answer(connection: Any, seconds: float, otherwise: str) -> Any:
     if not connection.poll(seconds):
-        raise TimeoutError(f"{otherwise} in {seconds:.0f} s")
+        raise TimeoutError(f"{otherwise} in {seconds:g} s")
     try:
         answer = connection.recv()
     except EOFError:
