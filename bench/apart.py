@@ -2,6 +2,7 @@
 
 import multiprocessing
 import resource
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,6 +50,9 @@ class Apart:
             _answer(ours, TO_MAKE, "was not ready")
             seconds, result = _answer(ours, self.seconds, "did not finish")
             warm, peak = _answer(ours, self.seconds + TO_REPEAT, "did not finish again")
+        except EOFError:
+            process.join()
+            raise RuntimeError(f"its process ended with code {process.exitcode}") from None
         finally:
             process.kill()
             process.join()
@@ -58,16 +62,15 @@ class Apart:
 def _answer(connection: Any, seconds: float, otherwise: str) -> Any:
     if not connection.poll(seconds):
         raise TimeoutError(f"{otherwise} in {seconds:g} s")
-    try:
-        answer = connection.recv()
-    except EOFError:
-        raise RuntimeError("its process ended") from None
+    answer = connection.recv()
     if isinstance(answer, str):
         raise RuntimeError(answer)
     return answer
 
 
 def _work(connection: Any, contender: Apart) -> None:
+    # Ctrl-C is for the parent, which then ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     most = int(contender.gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     try:

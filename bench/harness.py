@@ -53,14 +53,14 @@ def measured(case: Case) -> dict[str, Any]:
     found, failed = _agreeing(case)
     warm = {name: found[name].warm for name in case.contenders if name in found}
     processor: dict[str, list[float]] = {name: [] for name in warm}
-    here = [(name, case.contenders[name]) for name in warm]
+    here = [(name, run) for name, run in case.contenders.items() if name in warm and not isinstance(run, Apart)]
     # In turn, so that a drift of the machine's speed meets all of them.
     started, rounds = time.perf_counter(), 0
-    while rounds < case.repeats and (rounds < LEAST or time.perf_counter() - started < BUDGET):
+    while here and rounds < case.repeats and (rounds < LEAST or time.perf_counter() - started < BUDGET):
         rounds += 1
         for name, run in here:
             turn = time.perf_counter()
-            while not isinstance(run, Apart):
+            while True:
                 began, used = time.perf_counter(), time.process_time()
                 run()
                 warm[name].append(time.perf_counter() - began)
@@ -74,7 +74,7 @@ def measured(case: Case) -> dict[str, Any]:
         "processor": {name: statistics.median(times) for name, times in processor.items() if times},
         "peak_bytes": {name: found[name].peak_bytes for name in warm if found[name].peak_bytes},
         "failed": failed,
-        "repeats": rounds,
+        "calls": {name: len(times) for name, times in warm.items()},
         "steps": case.steps,
         "bytes_read": case.bytes_read,
         "flops": case.flops,

@@ -79,7 +79,7 @@ def test_a_contender_apart_has_limits_and_its_peak_of_memory():
         Apart(partial, (time.sleep, 3.0), seconds=0.2).found()
     with pytest.raises(RuntimeError, match="out of memory at 3 GiB"):
         Apart(partial, (np.ones, 10**9), gigabytes=3.0).found()
-    with pytest.raises(RuntimeError, match="its process ended"):
+    with pytest.raises(RuntimeError, match="its process ended with code 3"):
         Apart(partial, (os._exit, 3)).found()
     with pytest.raises(RuntimeError, match="ValueError: negative dimensions"):
         Apart(partial, (np.ones, -1)).found()
