@@ -75,7 +75,7 @@ def test_a_contender_apart_has_limits_and_its_peak_of_memory():
     found = Apart(partial, (np.ones, 30_000_000)).found()
     assert (found.result == 1).all()
     assert 240e6 < found.peak_bytes < 1e9
-    with pytest.raises(TimeoutError, match="did not finish in 0.2 s"):
+    with pytest.raises(TimeoutError, match=r"did not finish in 0\.2 s"):
         Apart(partial, (time.sleep, 3.0), seconds=0.2).found()
     with pytest.raises(RuntimeError, match="out of memory at 3 GiB"):
         Apart(partial, (np.ones, 10**9), gigabytes=3.0).found()
