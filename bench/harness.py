@@ -16,7 +16,7 @@ from bench.apart import Apart, Found
 
 PACKAGES = ("fastpg", "numba", "numpy", "scipy", "jax", "torch", "quantecon", "mdpsolver")
 # A case is repeated for so many seconds at most, and so many times at least.
-BUDGET, LEAST = 10.0, 3
+BUDGET, LEAST = 6.0, 3
 # Short calls take turns of so many seconds: PyTorch's threads go on for a while after each of its calls, and made a
 # single gradient of 10 states that came next three times as slow.
 TURN = 0.005
