@@ -72,6 +72,8 @@ def main() -> int:
             print("interrupted: what is done is kept", file=sys.stderr)
             code = 130
         code = code or int(any(report.wrong(result) for result in found["results"]))
+    if "limits" not in found:
+        return code
     print("\n" + report.text(found, accuracy.kept() if arguments.report else None))
     if arguments.plot:
         draw(found, arguments.plot)
