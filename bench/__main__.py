@@ -19,7 +19,7 @@ from bench.batches import batch_cases
 from bench.bellman import bellman_cases
 from bench.cases import gradient_cases, sampling_cases, solver_cases, start_up
 from bench.dense import dense_cases
-from bench.harness import Case, machine, measured
+from bench.harness import BUDGET, Case, machine, measured
 from bench.limits import machine_limits, point, sizes
 from bench.picture import draw
 from bench.sparse import million_cases, sparse_cases
@@ -87,7 +87,7 @@ def run(found: dict[str, Any], groups: list[str], *, quick: bool) -> Iterator[No
     for group in [group for group in GROUPS if group in groups]:
         for cases in _attempt(group, lambda group=group: GROUPS[group](quick)):
             for case in cases:
-                for result in _attempt(case.name, lambda case=case: measured(case)):
+                for result in _attempt(case.name, lambda case=case: measured(case, BUDGET / 4 if quick else BUDGET)):
                     found["results"].append(result)
                     print(report.line(result), flush=True)
                     yield

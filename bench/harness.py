@@ -45,7 +45,7 @@ def later(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:
     return lambda: made()()
 
 
-def measured(case: Case) -> dict[str, Any]:
+def measured(case: Case, budget: float = BUDGET) -> dict[str, Any]:
     """First and median warm seconds of each contender, and those of its threads together.
 
     A contender that is not installed, raises, is stopped at its limit, or differs is left out, and `failed` says why.
@@ -56,7 +56,7 @@ def measured(case: Case) -> dict[str, Any]:
     here = [(name, run) for name, run in case.contenders.items() if name in warm and not isinstance(run, Apart)]
     # In turn, so that a drift of the machine's speed meets all of them.
     started, rounds = time.perf_counter(), 0
-    while here and rounds < case.repeats and (rounds < LEAST or time.perf_counter() - started < BUDGET):
+    while here and rounds < case.repeats and (rounds < LEAST or time.perf_counter() - started < budget):
         rounds += 1
         for name, run in here:
             turn = time.perf_counter()
