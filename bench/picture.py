@@ -32,7 +32,7 @@ def draw(results: Results, file: str) -> None:
         )  # fmt: skip
     ratios.axvline(1.0, color="#222222", linewidth=0.8)
     ratios.set_xscale("log")
-    ratios.set_xlim(min([0.1, *ratio]) / 3, 30 * max([10.0, *ratio]))
+    ratios.set_xlim(min([0.3, *ratio]) / 30, 30 * max([10.0, *ratio]))
     ratios.set_yticks(place, [row.case for row in compared], fontsize=8)
     ratios.invert_yaxis()
     ratios.set_title("seconds of the best peer / seconds of fastpg", fontsize=10)
