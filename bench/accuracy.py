@@ -96,6 +96,12 @@ def table(head: str, rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def kept() -> dict[str, Any]:
+    """The figures of the last run."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    return found
+
+
 def main() -> None:
     """Measure, print both tables, and keep the figures."""
     results = {

@@ -11,7 +11,8 @@ import numpy as np
 from scipy.linalg import lu_factor, lu_solve
 from scipy.linalg.lapack import dgetrf, dgetrs
 
-from bench.harness import Case
+from bench.harness import Case, later
+from bench.peers import jax_gradient, torch_gradient
 from fastpg import MDP, RewardToGo, SoftmaxPolicy, estimate_gradient, evaluate, policy_gradient, problems, solvers
 from fastpg.chain import induced_chain
 
@@ -25,8 +26,8 @@ policy_gradient(evaluate(mdp, SoftmaxPolicy.random(mdp, rng=1)))
 
 
 def gradient_cases() -> list[Case]:
-    """Exact gradient of a dense model, against a tuned SciPy version and a plain NumPy one."""
-    return [_gradient(S, A, repeats) for S, A, repeats in ((10, 4, 2000), (100, 4, 300), (1000, 10, 10))]
+    """Exact gradient of a dense model, against a tuned SciPy version, a plain NumPy one, JAX and PyTorch."""
+    return [_gradient(S, A, repeats) for S, A, repeats in ((10, 4, 100), (100, 4, 100), (1000, 10, 10))]
 
 
 def _gradient(S: int, A: int, repeats: int) -> Case:
@@ -55,7 +56,13 @@ def _gradient(S: int, A: int, repeats: int) -> Case:
         d = np.linalg.solve(system.T, mu)
         return d[:, None] * pi * (r + gamma * P @ V - V[:, None])
 
-    contenders = {"fastpg": ours, "SciPy, one LU": scipy_tuned, "NumPy, two solves": numpy_plain}
+    contenders = {
+        "fastpg": ours,
+        "SciPy, one LU": scipy_tuned,
+        "NumPy, two solves": numpy_plain,
+        "JAX, grad": later(lambda: jax_gradient(P, r, gamma, mu, logits)),
+        "PyTorch, autograd": later(lambda: torch_gradient(P, r, gamma, mu, logits)),
+    }
     return Case(f"exact gradient, S = {S}, A = {A}", contenders, repeats=repeats)
 
 
@@ -73,7 +80,7 @@ def solver_cases() -> list[Case]:
         factors, pivots, _ = dgetrf(system.T, overwrite_a=True)
         return dgetrs(factors, pivots, chain.reward, trans=1)[0]
 
-    return [Case("dense solve, S = 1000", {"fastpg": ours, "LAPACK getrf": lapack})]
+    return [Case("dense solve, S = 1000", {"fastpg": ours, "LAPACK, getrf": lapack}, flops=2 / 3 * 1000**3)]
 
 
 def sampling_cases() -> list[Case]:

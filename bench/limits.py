@@ -28,7 +28,7 @@ peak = 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]
 print(json.dumps({"seconds": float(np.median(times)), "peak_bytes": peak}))
 """
 
-SIZES = {"dense": (10, 30, 100, 300, 1000, 2000), "sparse": (1000, 10_000, 100_000, 1_000_000)}
+SIZES = {"dense": (10, 30, 100, 300, 1000, 2000, 4000), "sparse": (1000, 10_000, 100_000, 1_000_000)}
 
 
 def machine_limits() -> dict[str, float]:
@@ -51,17 +51,22 @@ def _timed(run: Any) -> float:
     return time.perf_counter() - began
 
 
-def curves(quick: bool = False) -> list[dict[str, Any]]:
-    """Seconds of `evaluate` and gradient and peak memory (Linux) for each size, in a process of its own."""
-    out = []
-    for kind, sizes in SIZES.items():
-        for S in sizes[: 3 if quick else None]:
-            run = subprocess.run([sys.executable, "-c", ONE, kind, str(S)], capture_output=True, text=True, check=True)
-            out.append({"kind": kind, "states": S, **json.loads(run.stdout)})
-    return out
+def sizes(quick: bool = False) -> list[tuple[str, int]]:
+    """The points of the curves."""
+    return [(kind, S) for kind, each in SIZES.items() for S in each[: 3 if quick else None]]
 
 
-def exponent(points: list[dict[str, Any]], of: str) -> float:
-    """The slope of log(of) against log(states) over the larger half of the sizes."""
-    large = points[len(points) // 2 - 1 :]
-    return float(np.polyfit(np.log([p["states"] for p in large]), np.log([p[of] for p in large]), 1)[0])
+def point(kind: str, S: int) -> dict[str, Any]:
+    """Seconds of `evaluate` and gradient and peak memory (Linux), in a process of its own."""
+    run = subprocess.run([sys.executable, "-c", ONE, kind, str(S)], capture_output=True, text=True, check=True)
+    return {"kind": kind, "states": S, **json.loads(run.stdout)}
+
+
+def exponent(points: list[dict[str, Any]], of: str) -> float | None:
+    """The slope of log(of) against log(states) between the two largest sizes, of memory above the least of a process.
+
+    None where there are no two sizes, or nothing is above it.
+    """
+    least = min((p[of] for p in points), default=0) if of == "peak_bytes" else 0
+    rise = [(np.log(p["states"]), np.log(p[of] - least)) for p in points[-2:] if p[of] > least]
+    return float(np.polyfit(*zip(*rise, strict=True), 1)[0]) if len(rise) == 2 else None

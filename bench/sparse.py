@@ -1,56 +1,77 @@
-"""Sparse models against SciPy's solvers on a ready P_pi, and 10^6 states."""
+"""Exact gradients of sparse models against SciPy's and JAX's solvers on a ready P_pi, up to 10^6 states."""
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg.lapack import dgbtrf, dgbtrs
 from scipy.sparse.linalg import bicgstab, splu
 
-from bench.harness import Case
-from fastpg import MDP, DirectPolicy, SoftmaxPolicy, evaluate, policy_gradient, problems
-from fastpg.chain import induced_chain
+from bench.apart import Apart
+from bench.harness import Case, later
+from fastpg import MDP, SoftmaxPolicy, evaluate, fisher_information, policy_gradient, problems
+from fastpg.chain import Chain, induced_chain
 
-MILLION = """
-import json, time
-from fastpg import SoftmaxPolicy, evaluate, fisher_information, policy_gradient, problems
-small = problems.garnet(2000, 4, 5, rng=0, sparse=True)
-policy_gradient(evaluate(small, SoftmaxPolicy.random(small, rng=1)))
-began = time.perf_counter()
-mdp = problems.garnet(1_000_000, 4, 5, rng=0, sparse=True)
-built = time.perf_counter()
-ev = evaluate(mdp, SoftmaxPolicy.random(mdp, rng=1))
-ev.value, ev.action_value, ev.advantage, ev.occupancy, policy_gradient(ev), fisher_information(ev).blocks
-done = time.perf_counter()
-assert ev.error.value.max() < 1e-12 * abs(ev.value).max()
-bounded = time.perf_counter()
-peak = 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-seconds = {"fastpg": done - built, "fastpg, building the model": built - began, "fastpg, bound on V": bounded - done}
-print(json.dumps(seconds | {"peak_bytes": peak}))
-"""
+Run = Callable[[], Any]
+REACH = 20
+# SuperLU with the order and the pivots that suit each structure.
+IN_ORDER: dict[str, Any] = {"permc_spec": "NATURAL"}
+SYMMETRIC: dict[str, Any] = {
+    "permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True},
+}  # fmt: skip
 
 
-def sparse_cases() -> list[Case]:
-    """Chains that fill in, chains that move locally and a grid, which does not fill in."""
-    rng = np.random.default_rng(0)
-    garnet = problems.garnet(3000, 4, 5, rng=0, sparse=True).restart(rng.dirichlet(np.ones(3000)))
-    large = problems.garnet(100_000, 4, 5, rng=0, sparse=True).restart(rng.dirichlet(np.ones(100_000)))
+def sparse_cases(quick: bool = False) -> list[Case]:
+    """Chains that fill in, chains that move locally and grids, which do not fill in."""
+    S, n = (10_000, 100) if quick else (100_000, 300)
+    splu_, twice, jax_ = "SciPy, splu on P_pi", "SciPy, bicgstab twice on P_pi", "JAX, bicgstab twice on P_pi"
+    small, large, local, grid = garnet_model(3000), garnet_model(S), local_model(S), grid_model(n)
+    iterated = {twice: by_bicgstab, jax_: by_jax}
+    banded = {splu_: lambda mdp: by_splu(mdp, IN_ORDER), "LAPACK, gbtrf on P_pi": by_band}
     return [
-        _gradient("Garnet, S = 3000", garnet, ("splu", "bicgstab")),
-        quantecon_case(garnet),
-        _gradient("Garnet, S = 100,000", large, ("bicgstab",)),
-        _gradient("local moves, S = 100,000, discount 0.999", local_model(100_000, 4, 5, 20), ("splu",)),
-        _gradient("grid of 300 x 300, discount 0.999", grid_model(300), ("splu",)),
+        _gradient("Garnet, S = 3000", small, {splu_: by_splu, **iterated}),
+        _gradient(f"Garnet, S = {S:,}", large, iterated),
+        _gradient(f"moves of at most 20 states, S = {S:,}, discount 0.999", local, banded),
+        _gradient(f"grid of {n} x {n}, discount 0.999", grid, {splu_: lambda mdp: by_splu(mdp, SYMMETRIC)}),
     ]
 
 
-def local_model(S: int, A: int, successors: int, reach: int) -> MDP:
-    """Each action of a state leads to a few states at most `reach` away."""
+def million_cases() -> list[Case]:
+    """10^6 states, each contender in a process of its own, which has solved a small model before."""
+    grid, garnet = (grid_model, 1000), (garnet_model, 1_000_000)
+    return [
+        Case(
+            "everything, Garnet, S = 1,000,000",
+            {
+                "fastpg": Apart(everything, garnet),
+                "fastpg, with bounds on V": Apart(everything, (*garnet, True)),
+                "SciPy, bicgstab twice on P_pi": Apart(_made, (by_bicgstab, *garnet)),
+            },
+            tolerance=1e-8,
+        ),
+        Case(
+            "everything, grid of 1000 x 1000, discount 0.999",
+            {
+                "fastpg": Apart(everything, grid),
+                "fastpg, with bounds on V": Apart(everything, (*grid, True)),
+                "SciPy, splu on P_pi": Apart(_made, (by_splu, *grid, SYMMETRIC)),
+            },
+            tolerance=1e-8,
+        ),
+    ]
+
+
+def garnet_model(S: int) -> MDP:
+    """Five successors of each action anywhere, and any start."""
+    return problems.garnet(S, 4, 5, rng=0, sparse=True).restart(np.random.default_rng(0).dirichlet(np.ones(S)))
+
+
+def local_model(S: int) -> MDP:
+    """Each of four actions of a state leads to five states at most 20 away."""
     rng = np.random.default_rng(1)
-    to = np.clip(np.arange(S)[:, None, None] + rng.integers(-reach, reach + 1, (S, A, successors)), 0, S - 1)
-    return _model(to, rng.dirichlet(np.ones(successors), size=(S, A)), rng.standard_normal((S, A)))
+    to = np.clip(np.arange(S)[:, None, None] + rng.integers(-REACH, REACH + 1, (S, 4, 5)), 0, S - 1)
+    return _model(to, rng.dirichlet(np.ones(5), size=(S, 4)), rng.standard_normal((S, 4)))
 
 
 def grid_model(n: int) -> MDP:
@@ -69,54 +90,126 @@ def _model(to: Any, law: Any, reward: Any) -> MDP:
     return MDP(sparse.csr_array((law.ravel(), to.ravel(), starts), shape=(S * A, S)), reward, 0.999)
 
 
-def _gradient(name: str, mdp: MDP, peers: tuple[str, ...]) -> Case:
+def chain_of(mdp: MDP) -> tuple[SoftmaxPolicy, Chain]:
+    """The policy of every case, and P_pi, r_pi ready for a peer."""
     policy = SoftmaxPolicy.random(mdp, rng=1)
-    pi, gamma, r, mu = policy.probabilities, mdp.discount, mdp.expected_reward, mdp.start
-    chain = induced_chain(mdp, policy)
-    identity = sparse.eye_array(mdp.n_states, format="csr")
-
-    def gradient(V: Any, d: Any) -> Any:
-        return d[:, None] * pi * (r + gamma * (mdp.transition @ V).reshape(r.shape) - V[:, None])
-
-    def ours() -> Any:
-        return policy_gradient(evaluate(mdp, SoftmaxPolicy(policy.logits)))
-
-    def by_splu() -> Any:
-        factors = splu(sparse.csc_array(identity - gamma * chain.transition))
-        return gradient(factors.solve(chain.reward), factors.solve(mu, trans="T"))
-
-    def by_bicgstab() -> Any:
-        system = identity - gamma * chain.transition
-        return gradient(bicgstab(system, chain.reward, rtol=1e-12)[0], bicgstab(system.T, mu, rtol=1e-12)[0])
-
-    contenders = {"fastpg": ours}
-    if "splu" in peers:
-        contenders["SciPy, splu on P_pi"] = by_splu
-    if "bicgstab" in peers:
-        contenders["SciPy, bicgstab twice on P_pi"] = by_bicgstab
-    return Case(f"sparse gradient, {name}", contenders, tolerance=1e-8, repeats=7)
+    return policy, induced_chain(mdp, policy)
 
 
-def quantecon_case(mdp: MDP) -> Case:
-    """Values of the policy that takes the first action, against QuantEcon's, which uses SciPy's spsolve."""
-    from quantecon.markov import DiscreteDP
-
-    S, A = mdp.expected_reward.shape
-    states, actions = np.divmod(np.arange(S * A), A)
-    transition = sparse.csr_matrix(mdp.transition)
-    problem = DiscreteDP(mdp.expected_reward.ravel(), transition, mdp.discount, states, actions)
-    policy = DirectPolicy(np.eye(A)[np.zeros(S, int)])
-    contenders = {
-        "fastpg": lambda: evaluate(mdp, policy).value,
-        "QuantEcon, evaluate_policy": lambda: problem.evaluate_policy(np.zeros(S, int)),
-    }
-    return Case(f"sparse values, Garnet, S = {S}", contenders, tolerance=1e-8, repeats=7)
+def _gradient(name: str, mdp: MDP, peers: dict[str, Callable[[MDP], Run]]) -> Case:
+    logits = SoftmaxPolicy.random(mdp, rng=1).logits
+    contenders: dict[str, Run] = {"fastpg": lambda: policy_gradient(evaluate(mdp, SoftmaxPolicy(logits)))}
+    contenders |= {peer: later(lambda make=make: make(mdp)) for peer, make in peers.items()}
+    # P is read twice at least: for P_pi, and for the action values once V is known.
+    size = 2 * (mdp.transition.data.nbytes + mdp.transition.indices.nbytes)
+    return Case(f"sparse gradient, {name}", contenders, tolerance=1e-8, repeats=7, bytes_read=size)
 
 
-def million() -> dict[str, Any]:
-    """Seconds and peak memory of everything about a Garnet of 10^6 states, in a process of its own."""
-    out = subprocess.run([sys.executable, "-c", MILLION], check=True, capture_output=True, text=True).stdout
-    warm = json.loads(out)
-    peak = warm.pop("peak_bytes")
-    name = f"sparse, S = 1,000,000, A = 4, 5 successors, peak memory {peak / 2**30:.2f} GiB"
-    return {"case": name, "first": {}, "warm": warm, "peak_bytes": peak, "repeats": 1}
+def _solved(mdp: MDP, solve: Callable[[Chain], tuple[Any, Any]]) -> Run:
+    """The gradient from V and the occupancy that `solve` finds on the ready chain."""
+    policy, chain = chain_of(mdp)
+    pi, r = policy.probabilities, mdp.expected_reward
+
+    def run() -> Any:
+        V, d = solve(chain)
+        return d[:, None] * pi * (r + mdp.discount * (mdp.transition @ V).reshape(r.shape) - V[:, None])
+
+    return run
+
+
+def system_of(chain: Chain) -> Any:
+    """I - discount P_pi."""
+    return sparse.eye_array(chain.n_states, format="csr") - chain.discount * chain.transition
+
+
+def by_splu(mdp: MDP, options: dict[str, Any] | None = None) -> Run:
+    """SuperLU by SciPy."""
+
+    def solve(chain: Chain) -> tuple[Any, Any]:
+        factors = splu(sparse.csc_array(system_of(chain)), **options or {})
+        return factors.solve(chain.reward), factors.solve(mdp.start, trans="T")
+
+    return _solved(mdp, solve)
+
+
+def by_bicgstab(mdp: MDP) -> Run:
+    """BiCGSTAB by SciPy, on the system and on its transpose."""
+
+    def solve(chain: Chain) -> tuple[Any, Any]:
+        system = system_of(chain)
+        return bicgstab(system, chain.reward, rtol=1e-12)[0], bicgstab(system.T, mdp.start, rtol=1e-12)[0]
+
+    return _solved(mdp, solve)
+
+
+def band_factors(chain: Chain) -> tuple[Any, Any]:
+    """LAPACK's LU of a band of 20 on each side."""
+    entries = chain.transition.tocoo()
+    row, column = entries.coords
+    band = np.zeros((3 * REACH + 1, chain.n_states), order="F")
+    band[2 * REACH + row - column, column] = -chain.discount * entries.data
+    band[2 * REACH] += 1.0
+    return dgbtrf(band, REACH, REACH, overwrite_ab=True)[:2]
+
+
+def by_band(mdp: MDP) -> Run:
+    """LAPACK's LU of a band, once for both."""
+
+    def solve(chain: Chain) -> tuple[Any, Any]:
+        factors, pivots = band_factors(chain)
+        V = dgbtrs(factors, REACH, REACH, chain.reward, pivots)[0]
+        return V, dgbtrs(factors, REACH, REACH, mdp.start, pivots, trans=1)[0]
+
+    return _solved(mdp, solve)
+
+
+def by_jax(mdp: MDP) -> Run:
+    """BiCGSTAB by JAX, compiled; products with P_pi by sums over segments, which were faster than its BCSR."""
+    import jax
+    import jax.numpy as jnp
+    from jax.scipy.sparse.linalg import bicgstab as solver
+
+    _, chain = chain_of(mdp)
+    S, P = chain.n_states, chain.transition
+
+    @jax.jit
+    def both(row: Any, column: Any, p: Any, r: Any, mu: Any) -> Any:
+        def forward(x: Any) -> Any:
+            return x - mdp.discount * jax.ops.segment_sum(p * x[column], row, S, indices_are_sorted=True)
+
+        def backward(x: Any) -> Any:
+            return x - mdp.discount * jax.ops.segment_sum(p * x[row], column, S)
+
+        return solver(forward, r, tol=1e-12)[0], solver(backward, mu, tol=1e-12)[0]
+
+    with jax.enable_x64(True):
+        row = np.repeat(np.arange(S), np.diff(P.indptr))
+        arrays = [jnp.asarray(x) for x in (row, P.indices, P.data, chain.reward, mdp.start)]
+
+    def solve(_: Chain) -> tuple[Any, Any]:
+        with jax.enable_x64(True):
+            V, d = jax.block_until_ready(both(*arrays))
+        return np.asarray(V), np.asarray(d)
+
+    return _solved(mdp, solve)
+
+
+def everything(make: Callable[[int], MDP], size: int, bounds: bool = False) -> Run:
+    """Values, visitation, gradient and Fisher blocks, and on request rigorous bounds on V of 1e-8 at most."""
+    small = make(20)
+    mdp = make(size)
+
+    def run(mdp: MDP = mdp) -> Any:
+        ev = evaluate(mdp, SoftmaxPolicy.random(mdp, rng=1))
+        gradient = policy_gradient(ev)
+        _ = ev.value, ev.action_value, ev.advantage, ev.occupancy, fisher_information(ev).blocks
+        if bounds and not ev.error.value.max() <= 1e-8 * np.abs(ev.value).max():
+            raise RuntimeError(f"V is bounded within {ev.error.value.max():.3g} only")
+        return gradient
+
+    run(small)
+    return run
+
+
+def _made(peer: Callable[..., Run], make: Callable[[int], MDP], size: int, *options: Any) -> Run:
+    return peer(make(size), *options)
