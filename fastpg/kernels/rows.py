@@ -76,7 +76,7 @@ def softmax(power, out):
 
 
 @kernel
-def induce(P, r, pi, discount, goes_on, code, scale, leaving, b, out):
+def induce(P, r, pi, discount, goes_on, code, row, scale, leaving, b, out):
     """out[s,k] = gamma P_pi(k|s), b = (r_pi, |r_pi|), `leaving` the row sums of I - gamma P_pi, scale 1 / those of P
 
     discount = (gamma, 1 - gamma); rows of states that have ended are not read, and scale is 0 there.
@@ -90,10 +90,11 @@ def induce(P, r, pi, discount, goes_on, code, scale, leaving, b, out):
             b[0, s] += pi[s, a] * r[s, a]
             scale[s, a] = 0.0
             if goes_on[s] != 0.0:
-                row = P[s, a]
-                size, negative = total(row), False
+                negative = False
                 for k in range(S):
+                    row[k] = P[s, a, k]
                     negative |= row[k] < 0.0
+                size = total(row)
                 gap = abs(size - 1.0)
                 if negative or not gap <= TOLERANCE:
                     code[0] = INVALID
@@ -181,7 +182,7 @@ def substitute_transposed(off, pivot, out):
 
 
 @kernel
-def look_ahead(P, r, scale, gamma, solution, q, out):
+def look_ahead(P, r, scale, gamma, solution, row, q, out):
     """q[s,a] = r(s,a) + gamma sum_k P(k|s,a) V(k), and out the same of V or h, whichever has less rounding in s"""
     S, A = out.shape
     V, h = solution[0], solution[2]
@@ -189,6 +190,8 @@ def look_ahead(P, r, scale, gamma, solution, q, out):
         for a in range(A):
             q[s, a] = out[s, a] = r[s, a]
             if scale[s, a] != 0.0:
-                ahead, relative = two_products(P[s, a], V, h)
+                for k in range(S):
+                    row[k] = P[s, a, k]
+                ahead, relative = two_products(row, V, h)
                 q[s, a] += gamma * scale[s, a] * ahead
                 out[s, a] = q[s, a] if solution[1, s] <= solution[3, s] else r[s, a] + gamma * scale[s, a] * relative
