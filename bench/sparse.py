@@ -43,6 +43,7 @@ def sparse_cases() -> list[Case]:
         _gradient("Garnet, S = 100,000", large, ("bicgstab",)),
         _gradient("local moves, S = 100,000, discount 0.999", local_model(100_000, 4, 5, 20), ("splu",)),
         _gradient("grid of 300 x 300, discount 0.999", grid_model(300), ("splu",)),
+        _gradient("small world, S = 100,000, discount 0.999", small_world(100_000, 3, 1e-3, rng), ("bicgstab",)),
     ]
 
 
@@ -61,6 +62,14 @@ def grid_model(n: int) -> MDP:
     to = np.stack([to[:, [a, (a + 1) % 4, (a - 1) % 4]] for a in range(4)], axis=1)
     law = np.broadcast_to([0.8, 0.1, 0.1], to.shape)
     return _model(to, law, np.random.default_rng(2).standard_normal((n * n, 4)))
+
+
+def small_world(S: int, reach: int, share: float, rng: np.random.Generator) -> MDP:
+    """Moves on a ring, at most `reach` away but for a share of them that leads anywhere; from a random start."""
+    to = (np.arange(S)[:, None, None] + rng.integers(-reach, reach + 1, (S, 4, 5))) % S
+    to = np.where(rng.random(to.shape) < share, rng.integers(0, S, to.shape), to)
+    law = rng.dirichlet(np.ones(5), size=(S, 4))
+    return _model(to, law, rng.standard_normal((S, 4))).restart(rng.dirichlet(np.ones(S)))
 
 
 def _model(to: Any, law: Any, reward: Any) -> MDP:
