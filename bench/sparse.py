@@ -34,6 +34,7 @@ def sparse_cases(quick: bool = False) -> list[Case]:
         _gradient(f"Garnet, S = {S:,}", large, iterated),
         _gradient(f"moves of at most 20 states, S = {S:,}, discount 0.999", local, banded),
         _gradient(f"grid of {n} x {n}, discount 0.999", grid, {splu_: lambda mdp: by_splu(mdp, SYMMETRIC)}),
+        _gradient(f"small world, S = {S:,}, discount 0.999", small_world(S), {twice: by_bicgstab}),
     ]
 
 
@@ -82,6 +83,15 @@ def grid_model(n: int) -> MDP:
     to = np.stack([to[:, [a, (a + 1) % 4, (a - 1) % 4]] for a in range(4)], axis=1)
     law = np.broadcast_to([0.8, 0.1, 0.1], to.shape)
     return _model(to, law, np.random.default_rng(2).standard_normal((n * n, 4)))
+
+
+def small_world(S: int, reach: int = 3, share: float = 1e-3) -> MDP:
+    """Moves on a ring, at most `reach` away but for a share of them that leads anywhere; from a random start."""
+    rng = np.random.default_rng(3)
+    to = (np.arange(S)[:, None, None] + rng.integers(-reach, reach + 1, (S, 4, 5))) % S
+    to = np.where(rng.random(to.shape) < share, rng.integers(0, S, to.shape), to)
+    law = rng.dirichlet(np.ones(5), size=(S, 4))
+    return _model(to, law, rng.standard_normal((S, 4))).restart(rng.dirichlet(np.ones(S)))
 
 
 def _model(to: Any, law: Any, reward: Any) -> MDP:
