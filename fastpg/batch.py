@@ -27,7 +27,7 @@ bounds, are not here: of a model whose halves meet once in 1e9 steps, the gradie
 
 **Speed.** A gradient with S = 5, A = 3 takes about a quarter of a microsecond on one core, a 300th of a single call.
 The gain shrinks as S grows: it is 5 at S = 50, and 2 at S = 200, the building of models included; without that a loop
-over `fastpg.evaluate` is as fast at S = 100, and faster by a fifth at S = 300.
+over `fastpg.evaluate` is as fast at S = 100, and faster by a third at S = 300.
 
 >>> import numpy as np
 >>> from fastpg import batch
