@@ -19,7 +19,7 @@ from scipy import linalg, sparse
 from fastpg.lazy import cached_property
 from fastpg.model import Transition
 from fastpg.moments.law import Measure, StepLaw, centred, score_blocks, solved, without
-from fastpg.moments.stepwise import _Total
+from fastpg.moments.stepwise import Total
 from fastpg.radius import spectral_radius
 from fastpg.validation import FloatArray
 
@@ -85,7 +85,7 @@ class Ahead(NamedTuple):
 class Second(NamedTuple):
     """E X X^T of each combination X of vectors, and from the start E h_i h_k and E h_i x_j (S, A)."""
 
-    products: list[_Total]
+    products: list[Total]
     hh: dict[Pair, float]
     hx: dict[Pair, FloatArray]
 
@@ -117,7 +117,7 @@ class Linear:
         """E X X^T of each combination, and what is asked for of `hh` and `hx`."""
         (S, A), squares = self.law.shape, [_squared(x) for x in combinations]
         needed = self._needed([pair for square in squares for pair in square], hh, hx)
-        totals = [_Total(np.zeros((S, A, A)), np.zeros((S, A, S, A)) if full else None) for _ in squares]
+        totals = [Total(np.zeros((S, A, A)), np.zeros((S, A, S, A)) if full else None) for _ in squares]
         pasts, aheads = [self._pasts(square, needed) for square in squares], self._aheads(needed)
         for now in zip(*pasts, strict=True):
             ahead = next(aheads)
@@ -304,7 +304,7 @@ class Linear:
                     start[target] = start[target] + total[pair] @ chain
         return [total]
 
-    def _gather(self, past: dict[Pair, FloatArray], ahead: Ahead, total: _Total) -> None:
+    def _gather(self, past: dict[Pair, FloatArray], ahead: Ahead, total: Total) -> None:
         """Add what steps with the weights `past` have in E X X^T: with themselves and with what follows."""
         S, A = self.law.shape
         own = np.zeros((S, A))
@@ -324,14 +324,14 @@ def _scaled(rows: FloatArray, matrix: Transition) -> Transition:
     return rows[:, None] * matrix if isinstance(matrix, np.ndarray) else sparse.diags_array(rows) @ matrix
 
 
-def add(total: _Total, factor: float, other: _Total) -> None:
+def add(total: Total, factor: float, other: Total) -> None:
     """Add factor * other."""
     total.blocks[...] += factor * other.blocks
     if total.product is not None and other.product is not None:
         total.product[...] += factor * other.product
 
 
-def add_outer(total: _Total, x: FloatArray, y: FloatArray) -> None:
+def add_outer(total: Total, x: FloatArray, y: FloatArray) -> None:
     """Add x y^T."""
     total.blocks[...] += x[:, :, None] * y[:, None, :]
     if total.product is not None:

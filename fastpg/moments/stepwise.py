@@ -121,7 +121,7 @@ class Stepwise:
         """E X and E X X^T."""
         S, A = self.law.shape
         K, gg = self.square_step.chain, self.coefficients.gg
-        total = _Total(np.zeros((S, A, A)), np.zeros((S, A, S, A)) if full else None)
+        total = Total(np.zeros((S, A, A)), np.zeros((S, A, S, A)) if full else None)
         if self.horizon is None:
             self._gather(solved(gg, K, self.law.start, transposed=True), self._fixed_point(), total)
         else:
@@ -210,7 +210,7 @@ class Stepwise:
         h2 = self._sources(ahead.h, ahead.h2)[0]
         return Ahead(first.credit + k * (first.chain @ ahead.h), h2, x, hx)
 
-    def _gather(self, w: FloatArray, ahead: Ahead, total: "_Total") -> None:
+    def _gather(self, w: FloatArray, ahead: Ahead, total: "Total") -> None:
         """Add what steps from states with weight w (S,) have in E X X^T: with themselves and with what follows."""
         (_, g, _, kg, _), step = self.coefficients, self.square_step
         own = w[:, None, None] * score_blocks(self.law.pi, self._sources(ahead.h, ahead.h2)[1])
@@ -280,7 +280,7 @@ def _flat(x: FloatArray, law: StepLaw) -> FloatArray:
     return np.asarray(x).reshape(law.shape)
 
 
-class _Total(NamedTuple):
+class Total(NamedTuple):
     """E X X^T as it is summed."""
 
     blocks: FloatArray
