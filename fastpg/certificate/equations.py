@@ -158,6 +158,11 @@ class Equations:
         return np.where(self.ended, 0.0, UP * out)
 
     @cached_property
+    def underflow(self) -> FloatArray:
+        """At least what the products in a mean reward, or in the start, lose where they underflow (S,)."""
+        return np.where(self.ended, 0.0, self.mdp.n_actions * kernels.TINY)
+
+    @cached_property
     def no_reward(self) -> Twofold:
         """A reward of 0 (S, A)."""
         shape = (self.mdp.n_states, self.mdp.n_actions)

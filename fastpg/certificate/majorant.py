@@ -78,7 +78,7 @@ class Entrywise:
     exact step followed by such a change of what is left: of at most (S + 4) u when states are eliminated one by one,
     and of at most (2 B^3 + 4 B + 2 S) u in tiles of B, whose triangles are inverted by sums of positive products. S
     steps, or S / B, and the rounding of P_pi and of the two substitutions add up to less than 16 (S min(S, B) + 2 S)^2
-    u, provided nothing underflows, which `smallest` tells.
+    u, provided nothing underflows, which `smallest` tells, and whether a product pi(a|s) P(k|s,a) may be lost.
     """
 
     factors: GTHFactorisation
@@ -169,12 +169,19 @@ def majorant(equations: Equations, chain: Chain, factors: Factorisation) -> Majo
     dense = not chain.is_sparse or chain.n_states <= min(LARGEST, LARGEST_SPARSE)
     if isinstance(factors, GTHFactorisation) or (dense and chain.n_states <= LARGEST):
         elimination = factors if isinstance(factors, GTHFactorisation) else GTH().factorise(chain)
-        if elimination.smallest >= SMALLEST:  # else something may have underflowed
+        if elimination.smallest >= SMALLEST and not _may_lose_transitions(equations):
             S = chain.n_states
             of_reward = (2.0 * equations.mdp.n_actions + 8.0) * UNIT
             relative = 16.0 * UNIT * (S * (min(S, TILE) + 2.0)) ** 2 + of_reward
             return Entrywise(elimination, relative, chain.discount_complement)
     return normwise(equations, chain, factors)
+
+
+def _may_lose_transitions(equations: Equations) -> bool:
+    """Whether a transition that is possible has probability 0 in floats, by underflow."""
+    P = equations.rows[0]
+    pi = equations.policy.probabilities
+    return bool(pi.min(initial=np.inf, where=pi > 0) * P.min(initial=np.inf, where=P > 0) == 0)
 
 
 def normwise(equations: Equations, chain: Chain, factors: Factorisation) -> Normwise:

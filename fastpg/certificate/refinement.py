@@ -48,7 +48,8 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
     if np.isfinite(majorant.relative):
         x, common, differences = majorant.correction(equations.state_reward)
         # Elimination promises so much of its own solution; one made of differences is another.
-        known = np.inf if alike else majorant.relative * majorant.values(equations.size_of_reward).entries
+        of_reward = majorant.relative * majorant.values(equations.size_of_reward).entries
+        known = np.inf if alike else UP * (of_reward + majorant.values(equations.underflow).entries)
     else:
         common = float(np.median(going_on)) if going_on.size else 0.0
         x, differences = value, value - common
@@ -83,7 +84,7 @@ def refined_arrivals(equations: Equations, majorant: Majorant, arrivals: FloatAr
     best, least = None, np.inf
     if np.isfinite(majorant.relative):
         arrivals = majorant.arrivals_from(equations.start.x[0])
-        entries = UP * majorant.relative * arrivals
+        entries = UP * (majorant.relative * arrivals + majorant.arrivals(equations.underflow).entries)
         best = Arrivals(_twofold(arrivals), ArrivalBound(entries, UP * float(entries.sum())))
     d = _twofold(arrivals)
     for _ in range(STEPS):
