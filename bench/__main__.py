@@ -61,7 +61,12 @@ def main() -> int:
         return 0
     code = 0
     if arguments.report:
-        found = json.loads(arguments.report.read_text())
+        try:
+            found = json.loads(arguments.report.read_text())
+        except (OSError, ValueError) as problem:
+            parser.error(f"--report takes a file of figures that --json wrote: {problem}")
+        if "limits" not in found:
+            parser.error(f"--report takes a file of figures that --json wrote but {arguments.report} has none")
     else:
         found = {"results": [], "curves": []}
         try:
@@ -74,7 +79,7 @@ def main() -> int:
         code = code or int(any(report.wrong(result) for result in found["results"]))
     if "limits" not in found:
         return code
-    print("\n" + report.text(found, accuracy.kept() if arguments.report else None))
+    print("\n" + report.text(found, accuracy.kept() if arguments.report == COMMITTED else None))
     if arguments.plot:
         draw(found, arguments.plot)
     return code

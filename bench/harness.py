@@ -15,6 +15,8 @@ import numpy as np
 from bench.apart import Apart, Found
 
 PACKAGES = ("fastpg", "numba", "numpy", "scipy", "jax", "torch", "quantecon", "mdpsolver")
+# Where they are not set, libraries take all cores.
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 # A case is repeated for so many seconds at most, and so many times at least.
 BUDGET, LEAST = 6.0, 3
 # Short calls take turns of so many seconds: PyTorch's threads go on for a while after each of its calls, and made a
@@ -126,6 +128,8 @@ def machine() -> dict[str, Any]:
 
     return {
         "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
         "architecture": platform.machine(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES if find_spec(name)},

@@ -15,12 +15,12 @@ from fastpg import SoftmaxPolicy, evaluate, policy_gradient, problems
 kind, S = sys.argv[1], int(sys.argv[2])
 make = (lambda S: problems.garnet(S, 4, 5, rng=0, sparse=True)) if kind == "sparse" else (
     lambda S: problems.random_mdp(S, 4, rng=0))
-small = make(20 if kind == "dense" else 2000)
+small = make(20 if kind == "dense" else min(S, 2000))
 policy_gradient(evaluate(small, SoftmaxPolicy.uniform(small)))
 mdp = make(S)
 policy = SoftmaxPolicy.random(mdp, rng=1)
 times = []
-for _ in range(max(1, min(200, int(20_000 / S) if kind == "dense" else int(1e6 / S)))):
+for _ in range(max(3, min(200, int(20_000 / S) if kind == "dense" else int(1e6 / S)))):
     began = time.perf_counter()
     policy_gradient(evaluate(mdp, policy))
     times.append(time.perf_counter() - began)
@@ -28,7 +28,7 @@ peak = 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]
 print(json.dumps({"seconds": float(np.median(times)), "peak_bytes": peak}))
 """
 
-SIZES = {"dense": (10, 30, 100, 300, 1000, 2000, 4000), "sparse": (1000, 10_000, 100_000, 1_000_000)}
+SIZES = {"dense": (10, 30, 100, 300, 1000, 2000, 4000), "sparse": (10, 100, 1000, 10_000, 100_000, 1_000_000)}
 
 
 def machine_limits() -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastpg.chain import finite
-from fastpg.errors import InvalidArgument
+from fastpg.errors import InvalidArgument, InvalidModel
 from fastpg.kernels import bellman as kernels
 from fastpg.model import MDP
 from fastpg.sampling.parallel import run
@@ -41,6 +41,8 @@ def expected_next_value(mdp: MDP, value: npt.ArrayLike, *, threads: int | None =
 def greedy(mdp: MDP, value: npt.ArrayLike, *, threads: int | None = None) -> Greedy:
     """max_a r(s,a) + discount sum_k P(k|s,a) value(k) and the first action that attains it, on all cores.
 
+    Both are of shape (S,); in terminal states the value is 0 and the action -1.
+
     >>> from fastpg import MDP
     >>> greedy(MDP([[[1.0], [1.0]]], [[1.0, 2.0]], 0.5), [10.0])
     Greedy(value=array([7.]), action=array([1]))
@@ -57,6 +59,8 @@ def greedy(mdp: MDP, value: npt.ArrayLike, *, threads: int | None = None) -> Gre
 
 
 def _value(mdp: MDP, value: npt.ArrayLike) -> FloatArray:
+    if not isinstance(mdp, MDP):
+        raise InvalidModel(f"mdp must be an MDP but is {type(mdp).__name__}")
     v = float_array("value", value, InvalidArgument)
     if v.shape != (mdp.n_states,):
         raise InvalidArgument(f"value must have shape ({mdp.n_states},) but has shape {v.shape}")

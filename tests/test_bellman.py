@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastpg import MDP, InvalidArgument, SolveError, expected_next_value, greedy, problems
+from fastpg import MDP, InvalidArgument, InvalidModel, SolveError, expected_next_value, greedy, problems
 from fastpg.testing.models import dense_reward, dense_transition
 from fastpg.testing.strategies import mdps
 
@@ -60,3 +60,9 @@ def test_bad_values_are_told():
         expected_next_value(mdp, [0.0, np.nan])
     with pytest.raises(SolveError, match="overflows"):
         greedy(MDP(np.ones((1, 1, 1)), [[1.7e308]], 1.0 - 1e-9), [1.7e308])
+
+
+@pytest.mark.parametrize("operator", [greedy, expected_next_value])
+def test_transitions_alone_are_no_model(operator):
+    with pytest.raises(InvalidModel, match="mdp must be an MDP but is ndarray"):
+        operator(np.ones((1, 1, 1)), [0.0])
