@@ -73,6 +73,10 @@ class Balls:
     def __getitem__(self, key: Any) -> "Balls":
         return Balls(self.balls[key])
 
+    def __matmul__(self, other: "Balls") -> "Balls":
+        """The products with a vector along the last axis."""
+        return (self * other).sum(-1)
+
     def sum(self, axis: int) -> "Balls":
         """The sum along one axis."""
         return Balls(self.balls.sum(axis=axis))

@@ -16,6 +16,7 @@ class Numbers(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     def __mul__(self, other: Self) -> Self: ...
+    def __matmul__(self, other: Self) -> Self: ...
     def __add__(self, other: Self) -> Self: ...
     def __sub__(self, other: Self) -> Self: ...
     def __getitem__(self, key: Any) -> Self: ...
@@ -54,7 +55,7 @@ class Model(Generic[N]):
 
     def action_value(self, value: N) -> N:
         """r + discount P V, and V where an action is unavailable."""
-        q = self.reward + self.discount * (self.transition * value).sum(2)
+        q = self.reward + self.discount * (self.transition @ value)
         missing = self.problem.missing
         return q.only(~missing) + value[:, None].only(missing) if missing.any() else q
 
@@ -172,14 +173,14 @@ class FiniteHorizonQuantities(Generic[N]):
         model = self.model
         V = [model.state_reward.only(np.zeros(model.state_reward.shape, bool))]
         for _ in range(self.horizon):
-            V.append(model.state_reward + model.discount * (model.state_transition * V[-1]).sum(1))
+            V.append(model.state_reward + model.discount * (model.state_transition @ V[-1]))
         return V
 
     @cached_property
     def action_value(self) -> list[N]:
         nothing = self.model.reward.only(np.zeros(self.model.reward.shape, bool))
         missing = self.model.problem.missing
-        q = [self.model.reward + self.model.discount * (self.model.transition * V).sum(2) for V in self.value[:-1]]
+        q = [self.model.reward + self.model.discount * (self.model.transition @ V) for V in self.value[:-1]]
         ahead = zip(q, self.value[1:], strict=True)
         return [nothing, *(q.only(~missing) + V[:, None].only(missing) for q, V in ahead)]
 
