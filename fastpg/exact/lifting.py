@@ -27,17 +27,30 @@ class Inverse(NamedTuple):
 
 
 def inverse(matrix: Any) -> Inverse:
-    """The inverse of a regular matrix modulo p^2 for a prime p of 64 bits, where its digits cost least.
+    """The inverse of a regular matrix modulo a power of a prime p of 64 bits, the higher the longer its solutions are.
 
-    By Newton's step, B (I + p R) with R = (I - A B) / p is the inverse modulo p^2 where B is that modulo p.
+    By Newton's step, B (I + q R) with R = (I - A B) / q is the inverse modulo q^2 where B is that modulo q.
     """
     fmpz_mat, n = flint().fmpz_mat, matrix.nrows()
     primes = (flint().fmpz(x) for x in count(2**63 + 29, 2) if flint().fmpz(x).is_prime())
-    p = next(p for p in primes if flint().nmod_mat(matrix, p).det() != 0)
-    B = fmpz_mat(n, n, [int(x) for x in flint().nmod_mat(matrix, p).inv().entries()])
-    # Rounding down drops the identity.
-    R = fmpz_mat(n, n, [-(x // p) % p for x in (matrix * B).entries()])
-    return Inverse(matrix, B + p * fmpz_mat(n, n, [x % p for x in (B * R).entries()]), p * p)
+    q = next(p for p in primes if flint().nmod_mat(matrix, p).det() != 0)
+    B = fmpz_mat(n, n, [int(x) for x in flint().nmod_mat(matrix, q).inv().entries()])
+    # A step costs about as much as n steps of lifting.
+    while 2 * n * q.bit_length() < solution_bits(matrix):
+        # Rounding down drops the identity.
+        R = fmpz_mat(n, n, [-(x // q) % q for x in (matrix * B).entries()])
+        B += q * fmpz_mat(n, n, [x % q for x in (B * R).entries()])
+        q *= q
+    return Inverse(matrix, B, q)
+
+
+def solution_bits(matrix: Any) -> int:
+    """Bits that bound the determinant, the product of the sums of the rows."""
+    return sum(norm.bit_length() for norm in _norms(matrix))
+
+
+def _norms(matrix: Any) -> list[Any]:
+    return [sum(map(abs, row)) for row in matrix.tolist()]
 
 
 class Lifting:
@@ -45,16 +58,16 @@ class Lifting:
 
     def __init__(self, inverse: Inverse, b: Any) -> None:
         self._inverse = inverse
-        self._norms = [sum(map(abs, row)) for row in inverse.matrix.tolist()]
-        self._norm = max(self._norms)
+        self._norm = max(_norms(inverse.matrix))
         self._size = max(map(abs, b.entries()))
         self.power = flint().fmpz(1)
         self.x = 0 * b
         self.residual = b
 
     def sufficient(self) -> int:
-        """Bits of a power of q that nearly always prove a solution whose denominator is known, as |det A| bounds it."""
-        return sum(norm.bit_length() for norm in (*self._norms, self._norm, self._size)) + SPARE_BITS
+        """Bits of a power of q that nearly always prove a solution whose denominator is known."""
+        A = self._inverse.matrix
+        return solution_bits(A) + int(self._norm.bit_length() + self._size.bit_length()) + SPARE_BITS
 
     def extend(self, bits: int) -> None:
         """Lift until the power of q has so many bits."""

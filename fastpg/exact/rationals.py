@@ -97,11 +97,25 @@ class Rationals:
     def fractions(self) -> Objects:
         """The numbers in lowest terms, a read-only array of `fractions.Fraction`."""
         n, below = self.numerator.ravel().tolist(), np.broadcast_to(self.own, self.shape).ravel().tolist()
-        common = [(factor, self.shared(factor)) for factor in self.common]
+        shared = [self.shared(factor) for factor in self.common]
+        rest: dict[tuple[Any, ...], Any] = {}
         out = np.empty(len(n), dtype=object)
         for i, x in enumerate(n):
-            out[i] = _lowest_terms(x, below[i], common) if x else Fraction(0)
+            out[i] = self._lowest_terms(x, below[i], shared, rest) if x else Fraction(0)
         return frozen(out.reshape(self.shape))
+
+    def _lowest_terms(self, x: Any, below: Any, shared: list[Any], rest: dict[tuple[Any, ...], Any]) -> Fraction:
+        """x / (below * prod(common)), where `rest` keeps what common factors leave of it."""
+        divisors = []
+        for most in (below, *shared):
+            divisors.append(x.gcd(most))
+            if divisors[-1] != 1:
+                x = x // divisors[-1]
+        key = tuple(divisors[1:])
+        if key not in rest:
+            pairs = zip(self.common, key, strict=True)
+            rest[key] = math.prod((factor // divisor for factor, divisor in pairs), start=flint().fmpz(1))
+        return Fraction(_LowestTerms(int(x), int(below // divisors[0] * rest[key])))  # type: ignore[call-overload]
 
     def shared(self, factor: Any) -> Any:
         """A divisor of `factor` that is a multiple of all that any numerator shares with it.
@@ -124,19 +138,6 @@ class _LowestTerms(NamedTuple):
 
     numerator: int
     denominator: int
-
-
-def _lowest_terms(x: Any, below: Any, common: list[tuple[Any, Any]]) -> Fraction:
-    """x / (below * prod(factors)), each factor with a divisor that holds whatever x shares with it."""
-    divisor = x.gcd(below)
-    if divisor != 1:
-        x, below = x // divisor, below // divisor
-    for factor, shared in common:
-        divisor = x.gcd(shared)
-        if divisor != 1:
-            x, factor = x // divisor, factor // divisor
-        below = below * factor
-    return Fraction(_LowestTerms(int(x), int(below)))  # type: ignore[call-overload]
 
 
 def exact(values: Objects | npt.NDArray[np.float64]) -> Rationals:

@@ -47,7 +47,7 @@ class ExactSolutions:
         """
         V, d = self._lifted_value, self._lifted_arrivals
         bits = V.sufficient()
-        for part in (4, 2, 1):
+        for part in (2, 1):
             V.extend(bits // part)
             d.extend(bits // part)
             long = (self._start.transpose() * V.x + V.power * (d.x.transpose() * V.residual))[0, 0]
