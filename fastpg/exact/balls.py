@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Balls:
     """
 
     balls: Objects
+
+    exact: ClassVar[bool] = False
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -15,15 +15,16 @@ SPARE_BITS = 64
 
 
 class Inverse(NamedTuple):
-    """A matrix (S, S) of integers, and its inverse modulo q."""
+    """A matrix (S, S) of integers, its inverse modulo q, and bits that bound its determinant."""
 
     matrix: Any
     modulo: Any
     q: Any
+    bits: int
 
     def transpose(self) -> "Inverse":
         """The same of the transposed matrix."""
-        return Inverse(self.matrix.transpose(), self.modulo.transpose(), self.q)
+        return Inverse(self.matrix.transpose(), self.modulo.transpose(), self.q, self.bits)
 
 
 def inverse(matrix: Any) -> Inverse:
@@ -35,18 +36,15 @@ def inverse(matrix: Any) -> Inverse:
     primes = (flint().fmpz(x) for x in count(2**63 + 29, 2) if flint().fmpz(x).is_prime())
     q = next(p for p in primes if flint().nmod_mat(matrix, p).det() != 0)
     B = fmpz_mat(n, n, [int(x) for x in flint().nmod_mat(matrix, q).inv().entries()])
-    # A step costs about as much as n steps of lifting.
-    while 2 * n * q.bit_length() < solution_bits(matrix):
+    # The determinant is at most the product of the sums of the rows.
+    bits = sum(norm.bit_length() for norm in _norms(matrix))
+    # A step of Newton's costs about as much as n steps of lifting.
+    while 2 * n * q.bit_length() < bits:
         # Rounding down drops the identity.
         R = fmpz_mat(n, n, [-(x // q) % q for x in (matrix * B).entries()])
         B += q * fmpz_mat(n, n, [x % q for x in (B * R).entries()])
         q *= q
-    return Inverse(matrix, B, q)
-
-
-def solution_bits(matrix: Any) -> int:
-    """Bits that bound the determinant, the product of the sums of the rows."""
-    return sum(norm.bit_length() for norm in _norms(matrix))
+    return Inverse(matrix, B, q, bits)
 
 
 def _norms(matrix: Any) -> list[Any]:
@@ -66,12 +64,11 @@ class Lifting:
 
     def sufficient(self) -> int:
         """Bits of a power of q that nearly always prove a solution whose denominator is known."""
-        A = self._inverse.matrix
-        return solution_bits(A) + int(self._norm.bit_length() + self._size.bit_length()) + SPARE_BITS
+        return self._inverse.bits + int(self._norm.bit_length() + self._size.bit_length()) + SPARE_BITS
 
     def extend(self, bits: int) -> None:
         """Lift until the power of q has so many bits."""
-        A, B, q = self._inverse
+        A, B, q, _ = self._inverse
         fmpz_mat, n, r = flint().fmpz_mat, A.nrows(), self.residual
         digits = []
         for _ in range(-(-(bits - self.power.bit_length()) // q.bit_length())):
@@ -96,7 +93,8 @@ class Lifting:
 
     def _over(self, D: Any) -> tuple[list[Any], Any] | None:
         """N and D where the power of q suffices to find and to prove them."""
-        m, N = self.power, []
+        m = self.power
+        N: list[Any] = []
         for x in self.x.entries():
             n = centred(D * x, m)
             if not self._proven(n, D):

@@ -1,7 +1,7 @@
 """The formulas, once for rational numbers and for balls."""
 
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from fastpg.validation import BoolArray
 
 class Numbers(Protocol):
     """An array of exact or enclosed numbers."""
+
+    exact: ClassVar[bool]
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -59,9 +61,10 @@ class Model(Generic[N]):
         missing = self.problem.missing
         return q.only(~missing) + value[:, None].only(missing) if missing.any() else q
 
-    def advantage(self, q: N) -> N:
-        """A(s,a) = sum_b pi(b|s) (Q(s,a) - Q(s,b)), which keeps the small advantage of a likely action."""
-        return (self.probabilities[:, None, :] * _differences(q)).sum(2).only(self.problem.available)
+    def advantage(self, q: N, value: N) -> N:
+        """A(s,a) = Q(s,a) - V(s), or sum_b pi(b|s) (Q(s,a) - Q(s,b)), where rounding would spoil a small one."""
+        gain = q - value[:, None] if q.exact else (self.probabilities[:, None, :] * _differences(q)).sum(2)
+        return gain.only(self.problem.available)
 
     def pulled_back(self, logit_gradient: N, probability_gradient: N) -> N:
         """dJ/dparameters."""
@@ -94,7 +97,7 @@ class Quantities(Generic[N]):
 
     @cached_property
     def advantage(self) -> N:
-        return self.model.advantage(self.action_value)
+        return self.model.advantage(self.action_value, self.value)
 
     @cached_property
     def arrivals(self) -> N:
@@ -186,7 +189,7 @@ class FiniteHorizonQuantities(Generic[N]):
 
     @cached_property
     def advantage(self) -> list[N]:
-        return [self.model.advantage(q) for q in self.action_value]
+        return [self.model.advantage(q, V) for q, V in zip(self.action_value, self.value, strict=True)]
 
     @cached_property
     def visitation(self) -> list[N]:

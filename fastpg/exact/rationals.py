@@ -10,7 +10,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ class Rationals:
     common: tuple[Any, ...] = ()
     parts: tuple["Rationals", ...] = ()
     _shared: dict[Any, Any] = field(default_factory=dict)
+
+    exact: ClassVar[bool] = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,14 +110,14 @@ class Rationals:
         """x / (below * prod(common)), where `rest` keeps what common factors leave of it."""
         divisors = []
         for most in (below, *shared):
-            divisors.append(x.gcd(most))
+            divisors.append(x.gcd(most) if most != 1 else most)
             if divisors[-1] != 1:
                 x = x // divisors[-1]
-        key = tuple(divisors[1:])
+        below, key = below // divisors[0], tuple(divisors[1:])
         if key not in rest:
             pairs = zip(self.common, key, strict=True)
             rest[key] = math.prod((factor // divisor for factor, divisor in pairs), start=flint().fmpz(1))
-        return Fraction(_LowestTerms(int(x), int(below // divisors[0] * rest[key])))  # type: ignore[call-overload]
+        return Fraction(_LowestTerms(int(x), int(below * rest[key])))  # type: ignore[call-overload]
 
     def shared(self, factor: Any) -> Any:
         """A divisor of `factor` that is a multiple of all that any numerator shares with it.
