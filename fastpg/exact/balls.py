@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Balls:
     """
 
     balls: Objects
+
+    exact: ClassVar[bool] = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,6 +74,10 @@ class Balls:
 
     def __getitem__(self, key: Any) -> "Balls":
         return Balls(self.balls[key])
+
+    def __matmul__(self, other: "Balls") -> "Balls":
+        """The products with a vector along the last axis."""
+        return (self * other).sum(-1)
 
     def sum(self, axis: int) -> "Balls":
         """The sum along one axis."""

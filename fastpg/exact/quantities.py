@@ -1,7 +1,7 @@
 """The formulas, once for rational numbers and for balls."""
 
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -13,9 +13,12 @@ from fastpg.validation import BoolArray
 class Numbers(Protocol):
     """An array of exact or enclosed numbers."""
 
+    exact: ClassVar[bool]
+
     @property
     def shape(self) -> tuple[int, ...]: ...
     def __mul__(self, other: Self) -> Self: ...
+    def __matmul__(self, other: Self) -> Self: ...
     def __add__(self, other: Self) -> Self: ...
     def __sub__(self, other: Self) -> Self: ...
     def __getitem__(self, key: Any) -> Self: ...
@@ -54,13 +57,14 @@ class Model(Generic[N]):
 
     def action_value(self, value: N) -> N:
         """r + discount P V, and V where an action is unavailable."""
-        q = self.reward + self.discount * (self.transition * value).sum(2)
+        q = self.reward + self.discount * (self.transition @ value)
         missing = self.problem.missing
         return q.only(~missing) + value[:, None].only(missing) if missing.any() else q
 
-    def advantage(self, q: N) -> N:
-        """A(s,a) = sum_b pi(b|s) (Q(s,a) - Q(s,b)), which keeps the small advantage of a likely action."""
-        return (self.probabilities[:, None, :] * _differences(q)).sum(2).only(self.problem.available)
+    def advantage(self, q: N, value: N) -> N:
+        """A(s,a) = Q(s,a) - V(s), or sum_b pi(b|s) (Q(s,a) - Q(s,b)), where rounding would spoil a small one."""
+        gain = q - value[:, None] if q.exact else (self.probabilities[:, None, :] * _differences(q)).sum(2)
+        return gain.only(self.problem.available)
 
     def pulled_back(self, logit_gradient: N, probability_gradient: N) -> N:
         """dJ/dparameters."""
@@ -93,7 +97,7 @@ class Quantities(Generic[N]):
 
     @cached_property
     def advantage(self) -> N:
-        return self.model.advantage(self.action_value)
+        return self.model.advantage(self.action_value, self.value)
 
     @cached_property
     def arrivals(self) -> N:
@@ -172,20 +176,20 @@ class FiniteHorizonQuantities(Generic[N]):
         model = self.model
         V = [model.state_reward.only(np.zeros(model.state_reward.shape, bool))]
         for _ in range(self.horizon):
-            V.append(model.state_reward + model.discount * (model.state_transition * V[-1]).sum(1))
+            V.append(model.state_reward + model.discount * (model.state_transition @ V[-1]))
         return V
 
     @cached_property
     def action_value(self) -> list[N]:
         nothing = self.model.reward.only(np.zeros(self.model.reward.shape, bool))
         missing = self.model.problem.missing
-        q = [self.model.reward + self.model.discount * (self.model.transition * V).sum(2) for V in self.value[:-1]]
+        q = [self.model.reward + self.model.discount * (self.model.transition @ V) for V in self.value[:-1]]
         ahead = zip(q, self.value[1:], strict=True)
         return [nothing, *(q.only(~missing) + V[:, None].only(missing) for q, V in ahead)]
 
     @cached_property
     def advantage(self) -> list[N]:
-        return [self.model.advantage(q) for q in self.action_value]
+        return [self.model.advantage(q, V) for q, V in zip(self.action_value, self.value, strict=True)]
 
     @cached_property
     def visitation(self) -> list[N]:

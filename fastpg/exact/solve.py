@@ -1,4 +1,4 @@
-"""Linear systems in rational numbers: p-adic lifting (Dixon), through FLINT."""
+"""The linear systems of an evaluation in rational numbers."""
 
 from fractions import Fraction
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastpg.exact.backend import flint
+from fastpg.exact.lifting import Inverse, Lifting, inverse, small_fraction
 from fastpg.exact.quantities import Model
 from fastpg.exact.rationals import Objects, Rationals
 from fastpg.lazy import cached_property
@@ -20,6 +21,57 @@ class ExactSolutions:
 
     def value(self) -> Rationals:
         """V (S,), 0 where it does not exist."""
+        numerator, _, denominator = self._solutions
+        return Rationals(_array(numerator), self._paid[1], (denominator,))
+
+    def arrivals(self) -> Rationals:
+        """D^T start (S,): occupancy where the process goes on, the chance to end there elsewhere."""
+        _, numerator, denominator = self._solutions
+        return Rationals(_array(numerator) * self._scale, self.model.start.own, (denominator,))
+
+    @cached_property
+    def _solutions(self) -> tuple[list[Any], list[Any], Any]:
+        """Integers N, M and D with A N = D b and A^T M = D start."""
+        value, first = self._lifted_value.solution(self._denominator)
+        arrivals, both = self._lifted_arrivals.solution(first)
+        return [x * (both // first) for x in value], arrivals, both
+
+    @cached_property
+    def _denominator(self) -> Any:
+        """The denominator of start V, which that of V and of the arrivals nearly always are.
+
+            start A^{-1} b = start x + q^k y r    modulo q^2k,
+            where x and y solve A x = b and A^T y = start modulo q^k, and A x + q^k r = b;
+
+        so the two expansions have to reach only half as far as the one that would be needed. 1 where it is not found.
+        """
+        V, d = self._lifted_value, self._lifted_arrivals
+        bits = V.sufficient()
+        for part in (2, 1):
+            V.extend(bits // part)
+            d.extend(bits // part)
+            long = (self._start.transpose() * V.x + V.power * (d.x.transpose() * V.residual))[0, 0]
+            found = small_fraction(long, flint().fmpz(1), V.power**2)
+            if found is not None:
+                return found[1]
+        return flint().fmpz(1)
+
+    @cached_property
+    def _lifted_value(self) -> Lifting:
+        return Lifting(self._inverse, self._paid[0])
+
+    @cached_property
+    def _lifted_arrivals(self) -> Lifting:
+        return Lifting(self._inverse.transpose(), self._start)
+
+    @cached_property
+    def _start(self) -> Any:
+        """start (S, 1), its numerators."""
+        return _column(self.model.start.numerator)
+
+    @cached_property
+    def _paid(self) -> tuple[Any, Objects]:
+        """scale(s) r_pi(s) as integers (S, 1), and what they are to be divided by (1,)."""
         r, one = self.model.state_reward.only(~self.model.problem.undefined), flint().fmpz(1)
         own = np.broadcast_to(r.own, r.shape)
         scaled = r.numerator * self._scale
@@ -28,15 +80,11 @@ class ExactSolutions:
         common = one
         for x in below:
             common = common.lcm(x)
-        b = scaled // divisor * (common // below)
-        numerator, denominator = _solved(self._matrix, b)
-        return Rationals(numerator, np.array([one], dtype=object), (denominator * common,))
+        return _column(scaled // divisor * (common // below)), np.array([common], dtype=object)
 
-    def arrivals(self) -> Rationals:
-        """D^T start (S,): occupancy where the process goes on, the chance to end there elsewhere."""
-        start = self.model.start
-        numerator, denominator = _solved(self._matrix.transpose(), start.numerator)
-        return Rationals(numerator * self._scale, start.own, (denominator,))
+    @cached_property
+    def _inverse(self) -> Inverse:
+        return inverse(self._matrix)
 
     @cached_property
     def _scale(self) -> Objects:
@@ -60,15 +108,17 @@ class ExactSolutions:
             for x in row:
                 divisor = divisor.gcd(x)
             row[s] += scale
-            rows.append([x // divisor for x in row])
+            rows.append([x // divisor for x in row] if divisor != 1 else row)
             scales.append(scale // divisor)
         return np.array(scales, dtype=object), flint().fmpz_mat(rows)
 
 
-def _solved(matrix: Any, b: Objects) -> tuple[Objects, Any]:
-    """x with matrix x = b, as integers over a common denominator."""
-    x, denominator = matrix.solve(flint().fmpz_mat([[entry] for entry in b])).numer_denom()
-    return np.array(x.entries(), dtype=object), denominator
+def _column(x: Objects) -> Any:
+    return flint().fmpz_mat(x.size, 1, x.tolist())
+
+
+def _array(x: list[Any]) -> Objects:
+    return np.array(x, dtype=object)
 
 
 def least_norm(matrix: Objects, right: Objects) -> Objects:
