@@ -19,7 +19,7 @@ from fastpg.policy import Policy, fitted
 from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose, knows_differences
 from fastpg.solvers.krylov import KrylovFactorisation
 from fastpg.structure import Structure, chain_structure, condition
-from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
+from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer, require_solver
 
 # The gradient keeps this relative accuracy: rounding beyond it is mended.
 LOST_DIGITS = 1e-10
@@ -259,8 +259,7 @@ def evaluate(
     """
     if not isinstance(mdp, MDP):
         raise InvalidModel(f"mdp must be an MDP but is {type(mdp).__name__}")
-    if solver is not None and (isinstance(solver, type) or not callable(getattr(solver, "factorise", None))):
-        raise InvalidArgument(f"solver must be a solver such as LU() but is {solver!r}")
+    require_solver("solver", solver)
     policy = fitted(policy, mdp)
     if horizon is not None:
         if solver is not None:

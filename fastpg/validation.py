@@ -128,6 +128,12 @@ def bounded_mean(mean: Callable[[Any], Any], x: Any) -> FloatArray:
         return np.where(np.isfinite(found), found, 2 * np.clip(mean(x * 0.5), -half, half))
 
 
+def require_solver(name: str, value: object) -> None:
+    """Raise unless `value` can factorise a chain, or is None."""
+    if value is not None and (isinstance(value, type) or not callable(getattr(value, "factorise", None))):
+        raise InvalidArgument(f"{name} must be a solver such as LU() but is {value!r}")
+
+
 def positive_integer(name: str, value: object) -> int:
     """`value` as an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:

@@ -133,6 +133,22 @@ def test_chains_that_end_are_refused():
         GainBias().factorise(induced_chain(mdp, uniform(mdp)))
 
 
+@pytest.mark.parametrize("discount", [0.0, 0.5])
+def test_a_discount_far_from_1_is_named_where_it_is_the_cause(discount):
+    mdp, policy = garnet(50, 1.0 - discount)
+    with pytest.raises(
+        SolveError, match=f"is for discounts near 1: at 1 - discount = {1 - discount:g} .*; use another"
+    ):
+        evaluate(mdp, policy, solver=GainBias())
+
+
+@pytest.mark.parametrize(("solver", "name"), [(GainBias, "fallback"), (Components, "inner")])
+@pytest.mark.parametrize("value", [3, "lu", GTH])
+def test_what_is_no_solver_is_refused(solver, name, value):
+    with pytest.raises(InvalidArgument, match=rf"{name} must be a solver such as LU\(\) but is"):
+        solver(**{name: value})
+
+
 def test_what_solves_near_discount_1():
     large = garnet(1500, 1e-8)
     assert isinstance(choose(induced_chain(*large)), GainBias)

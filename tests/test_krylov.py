@@ -251,6 +251,15 @@ def test_a_time_to_the_end_that_is_not_verified_bounds_nothing(monkeypatch):
         assert bound.total == np.inf
 
 
+def test_a_time_to_the_end_that_is_not_found_is_what_is_said():
+    line = sparse.diags_array([1.0], offsets=[1], shape=(1100, 1100))
+    mdp = MDP(sparse.csr_array(line), np.arange(1100) < 1099, 1.0, 0, terminal=np.arange(1100) == 1099)
+    with pytest.raises(
+        SolveError, match=r"no bound on the time to the end at 1 - discount = 0 with 1100 .*; use a dir"
+    ):
+        evaluate(mdp, uniform(mdp), solver=Krylov())
+
+
 def test_a_discount_that_only_the_complement_tells_from_1_is_refused():
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 1.0, discount_complement=1e-30)
     with pytest.raises(SolveError, match=r"use solvers.GTH"):
@@ -259,7 +268,14 @@ def test_a_discount_that_only_the_complement_tells_from_1_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("tolerance", -1.0), ("tolerance", "1e-9"), ("products", 0), ("products", 2.5), ("preconditioner", Near)],
+    [
+        ("tolerance", -1.0),
+        ("tolerance", "1e-9"),
+        ("products", 0),
+        ("products", 2.5),
+        ("preconditioner", Near),
+        ("fallback", 3),
+    ],
 )
 def test_senseless_settings_are_refused(name, value):
     with pytest.raises(InvalidArgument, match=name):
