@@ -22,6 +22,7 @@ from fastpg.validation import (
     real_between,
     require,
     require_finite,
+    require_sums,
 )
 
 # (S, A, S) float64 array or SciPy csr_array (S*A, S); SciPy ships no types.
@@ -243,8 +244,9 @@ def _sparse_law(P: sparse.csr_array, rows: BoolArray) -> sparse.csr_array:
     S, A = rows.shape
     if not (rows.all() and (P.data > 0).all() and np.isfinite(P.data).all()):
         P = _checked_entries(P, rows)
-    total = (P @ np.ones(S)).reshape(S, A)
-    law("transition", np.where(rows, total, 0.0)[..., None], InvalidModel, rows)
+    with np.errstate(over="ignore"):
+        total = (P @ np.ones(S)).reshape(S, A)
+    require_sums("transition", np.where(rows, total, 1.0), lambda at: P[[at[0] * A + at[1]]].data, InvalidModel)
     scale = normaliser(total, S).ravel()
     if (scale != 1).any():
         P.data /= np.repeat(scale, np.diff(P.indptr))

@@ -36,6 +36,10 @@ EITHER = [
     ({"transition": changed(P, (0, 1, 1), INF)}, "transition[0, 1, 1] must be finite but is inf; 1 of "),
     ({"transition": changed(P, (1, 1, 0), -0.25)}, "transition[1, 1, 0] must not be negative but is -0.25; 1 of "),
     ({"transition": P.astype(complex)}, "transition must hold real numbers but has dtype complex128"),
+    (
+        {"transition": np.array([[[1, 0], [0.5, 0.5]], [[0.3, 0.7], [0.9, 0.1]]], np.float32)},
+        "transition[1, 1] must sum to 1 within 1e-09 (the entries are of float32, divide them by their sum in float64)",
+    ),
     ({"discount": 1.5}, "discount must be a number in [0, 1] but is 1.5"),
     ({"discount": -0.1}, "discount must be a number in [0, 1] but is -0.1"),
     ({"discount": NAN}, "discount must be a number in [0, 1] but is nan"),
