@@ -11,7 +11,6 @@ from scipy import sparse
 
 from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, policy_gradient, problems, uniform
 from fastpg.chain import Chain, induced_chain
-from fastpg.documents import solver_name
 from fastpg.exact import evaluate_exactly
 from fastpg.kernels import sparse as kernels
 from fastpg.solvers import (
@@ -246,7 +245,7 @@ def test_a_slow_chain_falls_back_and_says_so():
     mdp = MDP(P, np.cos(np.arange(3600.0) ** 2), 0.99999)
     ev = evaluate(mdp, uniform(mdp))
     assert ev.factors.fell_back
-    assert solver_name(ev) == "Krylov, then SparseLU"
+    assert ev.solved_by == "Krylov, then SparseLU"
     truth = evaluate(mdp, uniform(mdp), solver=SparseLU())
     np.testing.assert_array_equal(ev.value, truth.value)
     np.testing.assert_array_equal(ev.occupancy, truth.occupancy)
@@ -312,7 +311,7 @@ def test_large_dense_chains_try_krylov_first(mixes):
     slow = MDP(0.999999 * _walk(1100).toarray()[:, None] + 1e-6 / 1100, np.cos(np.arange(1100.0) ** 2), 0.999)
     mdp = problems.random_mdp(1100, 1, rng=0) if mixes else slow
     ev, truth = evaluate(mdp, uniform(mdp)), evaluate(mdp, uniform(mdp), solver=LU())
-    assert solver_name(ev) == ("Krylov" if mixes else "Krylov, then LU")
+    assert ev.solved_by == ("Krylov" if mixes else "Krylov, then LU")
     for name in ("value", "occupancy", "action_value"):
         expected = getattr(truth, name)
         np.testing.assert_allclose(getattr(ev, name), expected, rtol=0, atol=1e-11 * np.abs(expected).max() * mixes)
