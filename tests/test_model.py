@@ -125,6 +125,38 @@ def test_bad_input_is_refused_with_place_value_rule_and_count(storage, changes, 
     assert isinstance(caught.value, ValueError)
 
 
+def misplaced(part, place, value, layout="csr"):
+    """The example's laws, sparse, with one number of their structure replaced."""
+    out = SPARSE.asformat(layout).copy()
+    getattr(out, part)[place] = value
+    return out
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (misplaced("indices", 4, 2), ".indices[4] must be in 0..1 but is 2; 1 of 6 entries fail"),
+        (misplaced("indices", 0, -1), ".indices[0] must be in 0..1 but is -1; 1 of 6 entries fail"),
+        (misplaced("indices", 1, 88, "csc"), ".indices[1] must be in 0..3 but is 88; 1 of 6 entries fail"),
+        (misplaced("row", 3, 4, "coo"), ".row[3] must be in 0..3 but is 4; 1 of 6 entries fail"),
+        (misplaced("col", 3, -7, "coo"), ".col[3] must be in 0..1 but is -7; 1 of 6 entries fail"),
+        (misplaced("indptr", 2, 1), ".indptr[2] must rise from 0 to at most the 6 stored entries but is 1; 1 of 5"),
+        (misplaced("indptr", 0, 1), ".indptr[0] must rise from 0 to at most the 6 stored entries but is 1; 1 of 5"),
+        (misplaced("indptr", 4, 7), ".indptr[4] must rise from 0 to at most the 6 stored entries but is 7; 1 of 5"),
+        (misplaced("indptr", 1, 9, "csc"), ".indptr[1] must rise from 0 to at most the 6 stored entries but is 9;"),
+    ],
+)
+@pytest.mark.parametrize("name", ["transition", "reward"])
+def test_entries_stored_outside_are_refused(name, matrix, message):
+    """Also where no mass or reward would be lost: in terminal states, of a stored 0, of impossible transitions."""
+    for data in (matrix.data, np.zeros(matrix.nnz if matrix.format == "coo" else matrix.data.size)):
+        matrix.data = data
+        for terminal in (None, [True, True]):
+            with pytest.raises(InvalidModel) as caught:
+                MDP(**{"transition": SPARSE, "reward": [0, 0], name: matrix}, discount=0.9, start=0, terminal=terminal)
+            assert str(caught.value).startswith(name + message)
+
+
 def test_restart_and_discounted_refuse_what_the_constructor_refuses():
     mdp = MDP(P, R, 0.9)
     with pytest.raises(InvalidModel, match=r"start must sum to 1"):
