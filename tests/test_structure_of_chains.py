@@ -240,6 +240,18 @@ def test_structure_chooses_the_solver(chain, first, then):
         assert type(solver.fallback.choose(chain)) is then
 
 
+@pytest.mark.parametrize("complement", [0.0, 1e-17])
+def test_large_chains_that_end_are_solved_alike_where_the_discount_rounds_to_1(complement):
+    S = 6000
+    garnet, ended = problems.garnet(S, 2, 5, rng=0, sparse=True), np.arange(S) >= S - 5
+    reward = np.where(ended[:, None], 0.0, garnet.reward)
+    mdp = MDP(garnet.transition, reward, 1.0, 0, terminal=ended, discount_complement=complement)
+    ev = evaluate(mdp, uniform(mdp))
+    assert ev.solved_by == "Krylov"
+    assert ev.error.expected_return <= 1e-11
+    assert abs(ev.visitation.sum() - 1) <= 1e-12
+
+
 def test_a_slow_chain_falls_back_and_says_so():
     P = _grid(60)
     mdp = MDP(P, np.cos(np.arange(3600.0) ** 2), 0.99999)

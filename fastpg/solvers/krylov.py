@@ -198,7 +198,7 @@ class KrylovFactorisation:
 
     @cached_property
     def _roundings(self) -> float:
-        """How many roundings the residual of a state can have."""
+        """How many roundings the residual of a state can have; a discount that rounds to 1 is two more."""
         P = self.chain.transition
         terms = int(np.diff(P.indptr).max(initial=0)) if sparse.issparse(P) else self.chain.n_states
         return (terms + 8) * UNIT

@@ -64,10 +64,11 @@ def require_affordable(solver: object, chain: Chain) -> None:
 
 def require_float_discount(chain: Chain) -> None:
     """Raise where I - discount P_pi is singular because the discount is 1.0 in floats only."""
-    if chain.rounds_to_undiscounted:
+    if chain.needs_complement:
         raise SolveError(
             f"I - discount P_pi loses a discount_complement of {chain.discount_complement!r} in float64, where the "
-            "discount is 1.0; use solvers.GTH()"
+            "discount is 1.0, and the process need not end; use solvers.GTH() where the chain is small enough, or a "
+            "smaller discount"
         )
 
 
