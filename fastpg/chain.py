@@ -42,10 +42,17 @@ class Chain:
         """S."""
         return self.reward.shape[0]
 
-    @property
-    def rounds_to_undiscounted(self) -> bool:
-        """Whether the process is discounted, but by less than the float `discount` can say."""
-        return self.discount == 1 and self.discount_complement > 0
+    @cached_property
+    def needs_complement(self) -> bool:
+        """Whether only a complement that the float `discount` cannot say keeps I - discount P_pi from being singular.
+
+        Where all states lead to an end the complement is no more than one rounding of P_pi.
+        """
+        if self.discount < 1 or self.discount_complement == 0:
+            return False
+        edges = sparse.csr_array(self.rows.T, copy=True)
+        edges.eliminate_zeros()
+        return not reached(edges, self.ended).all()
 
     @cached_property
     def is_sparse(self) -> bool:

@@ -15,8 +15,6 @@ from fastpg.judgement import length
 from fastpg.model import MDP
 from fastpg.problems import Grid
 from fastpg.sampling.tables import Horizon
-from fastpg.solvers.gain_bias import GainBias, GainBiasFactorisation
-from fastpg.solvers.krylov import KrylovFactorisation
 
 Exact = Evaluation | FiniteHorizonEvaluation
 Document = dict[str, Any]
@@ -71,7 +69,7 @@ def evaluation_document(case: Case, evaluation: Exact) -> Document:
     return {
         **_head("evaluate", case, evaluation.mdp),
         "horizon": evaluation.horizon if isinstance(evaluation, FiniteHorizonEvaluation) else None,
-        "solver": solver_name(evaluation),
+        "solver": evaluation.solved_by,
         "expected_return": evaluation.expected_return,
         "gradient_length": length(evaluation.logit_gradient),
         **{name: getattr(evaluation, name) for name in names},
@@ -175,17 +173,6 @@ def _model(mdp: MDP) -> Document:
         "discount": mdp.discount,
         "terminal_states": int(mdp.terminal.sum()),
     }
-
-
-def solver_name(evaluation: Exact) -> str:
-    """What solved for the values."""
-    if not isinstance(evaluation, Evaluation):
-        return "backward recursion"
-    name, factors = type(evaluation.solver).__name__, evaluation.factors
-    taken_over = isinstance(evaluation.solver, GainBias) and not isinstance(factors, GainBiasFactorisation)
-    if isinstance(factors, KrylovFactorisation) and factors.fell_back:
-        taken_over, factors = True, factors.direct
-    return f"{name}, then {type(factors).__name__.removesuffix('Factorisation')}" if taken_over else name
 
 
 def exact_variance(check: CrossCheck) -> float:

@@ -16,10 +16,11 @@ from fastpg.kernels import evaluation as kernels
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
-from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose, knows_differences
+from fastpg.solvers import NEAR_ONE, Factorisation, GainBias, KnowsDifferences, Solver, choose, knows_differences
+from fastpg.solvers.gain_bias import GainBiasFactorisation
 from fastpg.solvers.krylov import KrylovFactorisation
 from fastpg.structure import Structure, chain_structure, condition
-from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
+from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer, require_solver
 
 # The gradient keeps this relative accuracy: rounding beyond it is mended.
 LOST_DIGITS = 1e-10
@@ -57,6 +58,15 @@ class Evaluation:
     solver: Solver
     chain: Chain
     factors: Factorisation
+
+    @property
+    def solved_by(self) -> str:
+        """The name of the solver, and after it of another that has taken over: 'Krylov, then SparseLU'."""
+        name, factors = type(self.solver).__name__, self.factors
+        taken_over = isinstance(self.solver, GainBias) and not isinstance(factors, GainBiasFactorisation)
+        if isinstance(factors, KrylovFactorisation) and factors.fell_back:
+            taken_over, factors = True, factors.direct
+        return f"{name}, then {type(factors).__name__.removesuffix('Factorisation')}" if taken_over else name
 
     @cached_property
     def _value(self) -> FloatArray:
@@ -259,8 +269,7 @@ def evaluate(
     """
     if not isinstance(mdp, MDP):
         raise InvalidModel(f"mdp must be an MDP but is {type(mdp).__name__}")
-    if solver is not None and (isinstance(solver, type) or not callable(getattr(solver, "factorise", None))):
-        raise InvalidArgument(f"solver must be a solver such as LU() but is {solver!r}")
+    require_solver("solver", solver)
     policy = fitted(policy, mdp)
     if horizon is not None:
         if solver is not None:

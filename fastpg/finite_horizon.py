@@ -37,6 +37,11 @@ class FiniteHorizonEvaluation:
     policy: Policy
     horizon: int
 
+    @property
+    def solved_by(self) -> str:
+        """What finite horizons are always solved by."""
+        return "backward recursion"
+
     @cached_property
     def transition(self) -> Transition:
         """P_pi (S, S), dense or CSR; rows of terminal states are zero."""

@@ -22,6 +22,7 @@ from fastpg.validation import (
     real_between,
     require,
     require_finite,
+    require_sums,
 )
 
 # (S, A, S) float64 array or SciPy csr_array (S*A, S); SciPy ships no types.
@@ -209,6 +210,7 @@ def _csr(name: str, value: Any) -> sparse.csr_array:
         raise InvalidModel(f"{name} must hold real numbers but has dtype {value.dtype}")
     if value.ndim != 2:
         raise InvalidModel(f"sparse {name} must have shape (S*A, S) but has shape {value.shape}")
+    _require_places(name, value)
     P = sparse.csr_array(value, dtype=np.float64, copy=True)
     if P.shape[1] == 0 or P.shape[0] == 0 or P.shape[0] % P.shape[1]:
         raise InvalidModel(f"sparse {name} must have shape (S*A, S) with S, A >= 1 but has shape {P.shape}")
@@ -216,6 +218,29 @@ def _csr(name: str, value: Any) -> sparse.csr_array:
     if P.nnz < np.iinfo(np.int32).max:
         P.indices, P.indptr = P.indices.astype(np.int32, copy=False), P.indptr.astype(np.int32, copy=False)
     return P
+
+
+def _require_places(name: str, value: Any) -> None:
+    """Raise unless each entry of a sparse array lies in it: SciPy reads what it is handed without a look."""
+    rows, columns = value.shape
+    if value.format == "coo":
+        _require_below(f"{name}.row", value.row, rows)
+        _require_below(f"{name}.col", value.col, columns)
+    elif value.format in ("csr", "csc"):
+        lines, across = (rows, columns) if value.format == "csr" else (columns, rows)
+        first, stored = value.indptr, min(value.indices.size, value.data.size)
+        if first.size != lines + 1:
+            raise InvalidModel(f"{name}.indptr must have {lines + 1} entries but has {first.size}")
+        if first[0] != 0 or first[-1] > stored or (first[1:] < first[:-1]).any():
+            good = (first >= np.append(0, first[:-1])) & (first <= stored)
+            good[0] &= first[0] == 0
+            require(good, f"{name}.indptr", f"rise from 0 to at most the {stored} stored entries", first, InvalidModel)
+        _require_below(f"{name}.indices", value.indices[: first[-1]], across)
+
+
+def _require_below(name: str, index: npt.NDArray[np.integer], n: int) -> None:
+    if index.size and not 0 <= index.min() <= index.max() < n:
+        require((index >= 0) & (index < n), name, f"be in 0..{n - 1}", index, InvalidModel)
 
 
 def _frozen_csr(P: sparse.csr_array) -> sparse.csr_array:
@@ -243,8 +268,9 @@ def _sparse_law(P: sparse.csr_array, rows: BoolArray) -> sparse.csr_array:
     S, A = rows.shape
     if not (rows.all() and (P.data > 0).all() and np.isfinite(P.data).all()):
         P = _checked_entries(P, rows)
-    total = (P @ np.ones(S)).reshape(S, A)
-    law("transition", np.where(rows, total, 0.0)[..., None], InvalidModel, rows)
+    with np.errstate(over="ignore"):
+        total = (P @ np.ones(S)).reshape(S, A)
+    require_sums("transition", np.where(rows, total, 1.0), lambda at: P[[at[0] * A + at[1]]].data, InvalidModel)
     scale = normaliser(total, S).ravel()
     if (scale != 1).any():
         P.data /= np.repeat(scale, np.diff(P.indptr))

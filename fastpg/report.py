@@ -17,7 +17,6 @@ from fastpg.documents import (
     exact_variance,
     sampled_variance,
     share,
-    solver_name,
     variance_seconds,
 )
 from fastpg.errors import InvalidArgument
@@ -63,7 +62,7 @@ def evaluation_text(case: Case, evaluation: Exact) -> str:
         "model": repr(mdp),
         "policy": _policy_name(case),
         "horizon": f"{evaluation.horizon} steps" if isinstance(evaluation, FiniteHorizonEvaluation) else "infinite",
-        "solver": solver_name(evaluation),
+        "solver": evaluation.solved_by,
         "expected return": f"{evaluation.expected_return:.12g}",
         "gradient length": f"{length(evaluation.logit_gradient):.12g}",
     }

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from fastpg.errors import FastPGError, InvalidArgument
 
@@ -23,6 +24,11 @@ def frozen(array: ArrayT) -> ArrayT:
 
 def numbers(name: str, value: object, error: type[FastPGError]) -> npt.NDArray[Any]:
     """`value` as an array of real numbers, not copied where it is one."""
+    if sparse.issparse(value):
+        kind = type(value).__name__
+        raise error(
+            f"{name} must be a dense array but is a SciPy {kind}; only transition and reward of MDP may be sparse"
+        )
     try:
         array = np.asarray(value)
     except ValueError:
@@ -86,20 +92,26 @@ def law(name: str, array: FloatArray, error: type[FastPGError], rows: BoolArray 
     require(array >= 0, name, "not be negative", array, error)
     with np.errstate(over="ignore"):
         total = np.asarray(array.sum(axis=-1))
-    good = np.abs(total - 1) <= SUM_TOLERANCE
-    if rows is not None:
-        good |= ~rows
-        total = np.where(rows, total, 1.0)
     if array.ndim == 1:
-        if not good:
+        if not abs(total - 1) <= SUM_TOLERANCE:
             rule = f"must sum to 1 within {SUM_TOLERANCE:g} but sums to {float(total)!r}"
             raise error(f"{name} {rule}{_coarse(array, total)}")
         return array / normaliser(total, array.size) + 0.0
-    if not good.all():
-        first = tuple(np.argwhere(~good)[0])
-        rule = f"sum to 1 within {SUM_TOLERANCE:g}{_coarse(array[first], total[first])}"
-        require(good, name, rule, total, error, "rows")
+    if rows is not None:
+        total = np.where(rows, total, 1.0)
+    require_sums(name, total, array.__getitem__, error)
     return array / normaliser(total, array.shape[-1])[..., None] + 0.0
+
+
+def require_sums(
+    name: str, total: FloatArray, row: Callable[[tuple[int, ...]], FloatArray], error: type[FastPGError]
+) -> None:
+    """Raise unless every row sums to 1; `row` gives the entries of the one at a place."""
+    good = np.abs(total - 1) <= SUM_TOLERANCE
+    if not good.all():
+        first = tuple(np.argwhere(~good)[0].tolist())
+        rule = f"sum to 1 within {SUM_TOLERANCE:g}{_coarse(row(first), total[first])}"
+        require(good, name, rule, total, error, "rows")
 
 
 def _coarse(row: FloatArray, total: npt.NDArray[Any]) -> str:
@@ -126,6 +138,12 @@ def bounded_mean(mean: Callable[[Any], Any], x: Any) -> FloatArray:
             return found
         half = np.finfo(np.float64).max / 2
         return np.where(np.isfinite(found), found, 2 * np.clip(mean(x * 0.5), -half, half))
+
+
+def require_solver(name: str, value: object) -> None:
+    """Raise unless `value` can factorise a chain, or is None."""
+    if value is not None and (isinstance(value, type) or not callable(getattr(value, "factorise", None))):
+        raise InvalidArgument(f"{name} must be a solver such as LU() but is {value!r}")
 
 
 def positive_integer(name: str, value: object) -> int:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 from test_batch import FUNCTIONS, example
 
 import fastpg
@@ -103,6 +104,19 @@ def test_the_place_is_that_of_the_broadcast_problem():
             InvalidModel,
             r"reward must have shape \(..., 4, 3\) or \(..., 4, 1\) to fit logits but has",
         ),
+        (
+            0,
+            sparse.csr_array(np.ones((12, 4))),
+            InvalidModel,
+            "transition must be a dense array but is a SciPy csr_array; only transition and reward of MDP may",
+        ),
+        (
+            1,
+            sparse.csr_matrix(np.ones((12, 4))),
+            InvalidModel,
+            "reward must be a dense array but is a SciPy csr_matrix",
+        ),
+        (4, sparse.coo_array(np.ones((4, 3))), InvalidPolicy, "logits must be a dense array but is a SciPy coo_array"),
         (2, "a", InvalidModel, "discount must hold real numbers but has dtype <U1"),
         (
             2,

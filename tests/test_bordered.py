@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, policy_gradient, uniform
+from fastpg import MDP, SoftmaxPolicy, SolveError, evaluate, policy_gradient, uniform
 from fastpg.chain import induced_chain
-from fastpg.solvers import Bordered, bordered, knows_differences
+from fastpg.solvers import Bordered, knows_differences
 from fastpg.testing.assertions import assert_within
 from fastpg.testing.models import as_dense, as_sparse, dense_reward
 from fastpg.testing.oracles import rational_evaluation
@@ -132,11 +132,3 @@ def test_what_float64_cannot_tell_from_singular_is_refused(storage):
     endless = storage(MDP([[[1.0, 1e-20]], [[0.0, 0.0]]], [1.0, 0.0], 1, start=0, terminal=[False, True]))
     with pytest.raises(SolveError, match=r"condition number 2e\+20, beyond float64"):
         evaluate(endless, uniform(endless), solver=Bordered())
-
-
-def test_large_sparse_chains_are_refused(monkeypatch):
-    monkeypatch.setattr(bordered, "LARGEST_SPARSE", 5)
-    mdp, policy = loop(1e-3, as_sparse)
-    with pytest.raises(InvalidArgument, match="takes sparse chains of up to 5 states but this one has 6"):
-        evaluate(mdp, policy, solver=Bordered())
-    assert evaluate(as_dense(mdp), policy, solver=Bordered()).factors.condition > 1

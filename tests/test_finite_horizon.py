@@ -136,6 +136,7 @@ def test_a_solver_for_a_finite_horizon_is_refused():
     mdp = problems.two_state()
     with pytest.raises(InvalidArgument, match=r"a finite horizon needs no solver but LU\(\) was given with horizon=3"):
         evaluate(mdp, SoftmaxPolicy.uniform(mdp), horizon=3, solver=LU())
+    assert evaluate(mdp, SoftmaxPolicy.uniform(mdp), horizon=3).solved_by == "backward recursion"
 
 
 @pytest.mark.parametrize("storage", [lambda mdp: mdp, as_sparse], ids=["dense", "sparse"])

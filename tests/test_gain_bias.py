@@ -10,7 +10,6 @@ from scipy import sparse
 
 from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, policy_gradient, problems, uniform
 from fastpg.chain import induced_chain
-from fastpg.documents import solver_name
 from fastpg.exact import evaluate_exactly
 from fastpg.solvers import GTH, Components, GainBias, Krylov, choose
 from fastpg.solvers.gain_bias import GainBiasFactorisation
@@ -122,7 +121,7 @@ def test_a_chain_that_nearly_falls_apart_is_refused_or_left_to_the_fallback():
     drift[700:, :] = drift[799::-1, ::-1]  # towards both ends
     mdp = model(sparse.csr_array(drift), 1e-10)
     ev, truth = evaluate(mdp, uniform(mdp)), evaluate(mdp, uniform(mdp), solver=GTH())
-    assert solver_name(ev) == "GainBias, then Banded"
+    assert ev.solved_by == "GainBias, then Banded"
     np.testing.assert_allclose(ev.value, truth.value, rtol=1e-12)
     np.testing.assert_allclose(ev.occupancy, truth.occupancy, rtol=0, atol=1e-12 * truth.occupancy.sum())
 
@@ -131,6 +130,22 @@ def test_chains_that_end_are_refused():
     mdp = MDP([[[0.5, 0.5]], [[0.0, 0.0]]], [1.0, 0.0], 0.9, terminal=[False, True])
     with pytest.raises(InvalidArgument, match="takes chains that never end"):
         GainBias().factorise(induced_chain(mdp, uniform(mdp)))
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5])
+def test_a_discount_far_from_1_is_named_where_it_is_the_cause(discount):
+    mdp, policy = garnet(50, 1.0 - discount)
+    with pytest.raises(
+        SolveError, match=f"is for discounts near 1: at 1 - discount = {1 - discount:g} .*; use another"
+    ):
+        evaluate(mdp, policy, solver=GainBias())
+
+
+@pytest.mark.parametrize(("solver", "name"), [(GainBias, "fallback"), (Components, "inner")])
+@pytest.mark.parametrize("value", [3, "lu", GTH])
+def test_what_is_no_solver_is_refused(solver, name, value):
+    with pytest.raises(InvalidArgument, match=rf"{name} must be a solver such as LU\(\) but is"):
+        solver(**{name: value})
 
 
 def test_what_solves_near_discount_1():

@@ -22,7 +22,7 @@ from fastpg import (
     uniform,
 )
 from fastpg.chain import induced_chain, next_value
-from fastpg.solvers import GTH, LU, SparseLU, choose
+from fastpg.solvers import GTH, LU, Bordered, SparseLU, choose
 from fastpg.solvers import gth as module
 from fastpg.testing.assertions import assert_within
 from fastpg.testing.models import as_dense, as_sparse, dense_reward
@@ -271,13 +271,13 @@ def test_a_stay_that_float64_cannot_hold_is_refused():
         evaluate(mdp, uniform(mdp), solver=GTH())
 
 
-def test_large_sparse_chains_are_refused():
-    S = module.LARGEST_SPARSE + 1
-    mdp = MDP(sparse.eye_array(S, format="csr"), np.ones(S), 0.9)
-    with pytest.raises(
-        InvalidArgument, match="takes sparse chains of up to 5000 states but this one has 5001; use Spa"
-    ):
-        evaluate(mdp, uniform(mdp), solver=GTH())
+@pytest.mark.parametrize("solver", [GTH(), Bordered(), LU()])
+def test_large_sparse_chains_are_refused(solver):
+    mdp = MDP(sparse.eye_array(5001, format="csr"), np.ones(5001), 0.9)
+    name = type(solver).__name__
+    rule = f"{name} is a dense solver and takes sparse chains of up to 5000 states but this one has 5001; use Spa"
+    with pytest.raises(InvalidArgument, match=rule):
+        evaluate(mdp, uniform(mdp), solver=solver)
 
 
 # Discounted, although 1 - 1e-300 is 1 in floats: two states that swap, the first of which pays 1.

@@ -251,6 +251,15 @@ def test_a_time_to_the_end_that_is_not_verified_bounds_nothing(monkeypatch):
         assert bound.total == np.inf
 
 
+def test_a_time_to_the_end_that_is_not_found_is_what_is_said():
+    line = sparse.diags_array([1.0], offsets=[1], shape=(1100, 1100))
+    mdp = MDP(sparse.csr_array(line), np.arange(1100) < 1099, 1.0, 0, terminal=np.arange(1100) == 1099)
+    with pytest.raises(
+        SolveError, match=r"no bound on the time to the end at 1 - discount = 0 with 1100 .*; use a dir"
+    ):
+        evaluate(mdp, uniform(mdp), solver=Krylov())
+
+
 def test_a_discount_that_only_the_complement_tells_from_1_is_refused():
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 1.0, discount_complement=1e-30)
     with pytest.raises(SolveError, match=r"use solvers.GTH"):
@@ -259,11 +268,53 @@ def test_a_discount_that_only_the_complement_tells_from_1_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("tolerance", -1.0), ("tolerance", "1e-9"), ("products", 0), ("products", 2.5), ("preconditioner", Near)],
+    [
+        ("tolerance", -1.0),
+        ("tolerance", "1e-9"),
+        ("products", 0),
+        ("products", 2.5),
+        ("preconditioner", Near),
+        ("fallback", 3),
+    ],
 )
 def test_senseless_settings_are_refused(name, value):
     with pytest.raises(InvalidArgument, match=name):
         Krylov(**{name: value})
+
+
+@pytest.mark.parametrize("storage", [np.array, sparse.csr_array])
+def test_the_complement_is_needed_where_the_process_can_go_on_for_ever(storage):
+    ends, trap = [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 0.0]], [[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.0] * 3]
+    lost = sparse.csr_array(([1.0, 0.0], [0, 1], [0, 2, 2]), shape=(2, 2))  # a way to the end that has underflowed
+    for P, complement, needed in [
+        (storage(ends), 1e-17, False),
+        (storage(trap), 1e-17, True),
+        (storage(trap), 0.0, False),
+        (lost, 1e-17, True),
+    ]:
+        S = P.shape[0]
+        assert Chain(P, np.ones(S), 1.0, complement, np.zeros(S, bool)).needs_complement == needed
+        assert not Chain(P, np.ones(S), 0.5, 0.5, np.zeros(S, bool)).needs_complement
+    np.testing.assert_array_equal(lost.data, [1.0, 0.0])
+
+
+@pytest.mark.parametrize("solver", [Krylov(), SparseLU(), LU()])
+@pytest.mark.parametrize("complement", [1e-300, 1e-17, 2e-16])
+def test_a_discount_that_rounds_to_1_is_one_rounding_where_the_process_ends(solver, complement, monkeypatch):
+    """Against rational arithmetic with that complement: the solution, the certificate and the bounds."""
+    monkeypatch.setattr(majorant, "LARGEST", 5)  # as large models are bounded, by norms
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        S, ended = 30, np.arange(30) >= 28
+        P = rng.dirichlet(np.full(S, 0.2), size=S) * 0.99 + 0.01 * (np.arange(S) == 29)
+        reward = np.where(ended, 0.0, rng.integers(-100, 100, S))
+        mdp = MDP(sparse.csr_array(P), reward, 1.0, 0, terminal=ended, discount_complement=complement)
+        truth, ev = evaluate_exactly(mdp, uniform(mdp)), evaluate(mdp, uniform(mdp), solver=solver)
+        wrong = abs(exact(ev.value) - truth.value)
+        assert (wrong <= exact(ev.error.value)).all()
+        assert ev.error.value.max() <= 1e-12 * abs(ev.value).max()
+        assert max(wrong[~ended]) <= Krylov().factorise(ev.chain).certificate(ev.chain.reward, ev.value).total
+        assert abs(exact(ev.occupancy) - truth.occupancy).sum() <= Fraction(float(ev.error.occupancy))
 
 
 def test_the_tolerance_is_what_is_met_and_saves_products():

@@ -36,6 +36,10 @@ EITHER = [
     ({"transition": changed(P, (0, 1, 1), INF)}, "transition[0, 1, 1] must be finite but is inf; 1 of "),
     ({"transition": changed(P, (1, 1, 0), -0.25)}, "transition[1, 1, 0] must not be negative but is -0.25; 1 of "),
     ({"transition": P.astype(complex)}, "transition must hold real numbers but has dtype complex128"),
+    (
+        {"transition": np.array([[[1, 0], [0.5, 0.5]], [[0.3, 0.7], [0.9, 0.1]]], np.float32)},
+        "transition[1, 1] must sum to 1 within 1e-09 (the entries are of float32, divide them by their sum in float64)",
+    ),
     ({"discount": 1.5}, "discount must be a number in [0, 1] but is 1.5"),
     ({"discount": -0.1}, "discount must be a number in [0, 1] but is -0.1"),
     ({"discount": NAN}, "discount must be a number in [0, 1] but is nan"),
@@ -119,6 +123,38 @@ def test_bad_input_is_refused_with_place_value_rule_and_count(storage, changes, 
         build(changes, storage)
     assert fragment in str(caught.value)
     assert isinstance(caught.value, ValueError)
+
+
+def misplaced(part, place, value, layout="csr"):
+    """The example's laws, sparse, with one number of their structure replaced."""
+    out = SPARSE.asformat(layout).copy()
+    getattr(out, part)[place] = value
+    return out
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (misplaced("indices", 4, 2), ".indices[4] must be in 0..1 but is 2; 1 of 6 entries fail"),
+        (misplaced("indices", 0, -1), ".indices[0] must be in 0..1 but is -1; 1 of 6 entries fail"),
+        (misplaced("indices", 1, 88, "csc"), ".indices[1] must be in 0..3 but is 88; 1 of 6 entries fail"),
+        (misplaced("row", 3, 4, "coo"), ".row[3] must be in 0..3 but is 4; 1 of 6 entries fail"),
+        (misplaced("col", 3, -7, "coo"), ".col[3] must be in 0..1 but is -7; 1 of 6 entries fail"),
+        (misplaced("indptr", 2, 1), ".indptr[2] must rise from 0 to at most the 6 stored entries but is 1; 1 of 5"),
+        (misplaced("indptr", 0, 1), ".indptr[0] must rise from 0 to at most the 6 stored entries but is 1; 1 of 5"),
+        (misplaced("indptr", 4, 7), ".indptr[4] must rise from 0 to at most the 6 stored entries but is 7; 1 of 5"),
+        (misplaced("indptr", 1, 9, "csc"), ".indptr[1] must rise from 0 to at most the 6 stored entries but is 9;"),
+    ],
+)
+@pytest.mark.parametrize("name", ["transition", "reward"])
+def test_entries_stored_outside_are_refused(name, matrix, message):
+    """Also where no mass or reward would be lost: in terminal states, of a stored 0, of impossible transitions."""
+    for data in (matrix.data, np.zeros(matrix.nnz if matrix.format == "coo" else matrix.data.size)):
+        matrix.data = data
+        for terminal in (None, [True, True]):
+            with pytest.raises(InvalidModel) as caught:
+                MDP(**{"transition": SPARSE, "reward": [0, 0], name: matrix}, discount=0.9, start=0, terminal=terminal)
+            assert str(caught.value).startswith(name + message)
 
 
 def test_restart_and_discounted_refuse_what_the_constructor_refuses():

@@ -11,7 +11,6 @@ from scipy import sparse
 
 from fastpg import MDP, InvalidArgument, SoftmaxPolicy, SolveError, evaluate, policy_gradient, problems, uniform
 from fastpg.chain import Chain, induced_chain
-from fastpg.documents import solver_name
 from fastpg.exact import evaluate_exactly
 from fastpg.kernels import sparse as kernels
 from fastpg.solvers import (
@@ -241,12 +240,24 @@ def test_structure_chooses_the_solver(chain, first, then):
         assert type(solver.fallback.choose(chain)) is then
 
 
+@pytest.mark.parametrize("complement", [0.0, 1e-17])
+def test_large_chains_that_end_are_solved_alike_where_the_discount_rounds_to_1(complement):
+    S = 6000
+    garnet, ended = problems.garnet(S, 2, 5, rng=0, sparse=True), np.arange(S) >= S - 5
+    reward = np.where(ended[:, None], 0.0, garnet.reward)
+    mdp = MDP(garnet.transition, reward, 1.0, 0, terminal=ended, discount_complement=complement)
+    ev = evaluate(mdp, uniform(mdp))
+    assert ev.solved_by == "Krylov"
+    assert ev.error.expected_return <= 1e-11
+    assert abs(ev.visitation.sum() - 1) <= 1e-12
+
+
 def test_a_slow_chain_falls_back_and_says_so():
     P = _grid(60)
     mdp = MDP(P, np.cos(np.arange(3600.0) ** 2), 0.99999)
     ev = evaluate(mdp, uniform(mdp))
     assert ev.factors.fell_back
-    assert solver_name(ev) == "Krylov, then SparseLU"
+    assert ev.solved_by == "Krylov, then SparseLU"
     truth = evaluate(mdp, uniform(mdp), solver=SparseLU())
     np.testing.assert_array_equal(ev.value, truth.value)
     np.testing.assert_array_equal(ev.occupancy, truth.occupancy)
@@ -312,7 +323,7 @@ def test_large_dense_chains_try_krylov_first(mixes):
     slow = MDP(0.999999 * _walk(1100).toarray()[:, None] + 1e-6 / 1100, np.cos(np.arange(1100.0) ** 2), 0.999)
     mdp = problems.random_mdp(1100, 1, rng=0) if mixes else slow
     ev, truth = evaluate(mdp, uniform(mdp)), evaluate(mdp, uniform(mdp), solver=LU())
-    assert solver_name(ev) == ("Krylov" if mixes else "Krylov, then LU")
+    assert ev.solved_by == ("Krylov" if mixes else "Krylov, then LU")
     for name in ("value", "occupancy", "action_value"):
         expected = getattr(truth, name)
         np.testing.assert_allclose(getattr(ev, name), expected, rtol=0, atol=1e-11 * np.abs(expected).max() * mixes)

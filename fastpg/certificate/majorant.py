@@ -9,7 +9,8 @@ from fastpg.certificate.equations import UP, Equations
 from fastpg.chain import Chain
 from fastpg.lazy import cached_property
 from fastpg.solvers import GTH, Factorisation, knows_differences
-from fastpg.solvers.gth import LARGEST_SPARSE, TILE, GTHFactorisation
+from fastpg.solvers.gth import TILE, GTHFactorisation
+from fastpg.solvers.lu import LARGEST_SPARSE
 from fastpg.validation import FloatArray, frozen
 
 # Up to so many states the entrywise bound is used; GTH takes about 0.4 s there.

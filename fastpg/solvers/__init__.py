@@ -87,7 +87,8 @@ def choose(chain: Chain) -> Solver:
 
     The relative error of LU grows like eps / (1 - discount): 6e-11 was seen at 1e-6, 2e-3 at 1e-14. GTH has none of
     it and is dense, so that larger sparse chains have other solvers and are checked (see `Evaluation`). Where the
-    discount is 1.0 in floats and its complement is not 0, only GTH, Banded and Substitution read the complement.
+    discount is 1.0 in floats and its complement is not 0, LU, SparseLU and Krylov do not read the complement: beside
+    the chance to end it is one rounding, and where the process need not end they refuse.
     """
     small = chain.n_states <= SMALL
     if chain.discount_complement < NEAR_ONE and (small or not chain.is_sparse):
@@ -102,8 +103,6 @@ def choose(chain: Chain) -> Solver:
     band, _, far = moves(chain.transition)
     if not far:
         return Banded()
-    if chain.rounds_to_undiscounted:
-        return GTH()
     if small:
         return Direct().choose(chain)
     if classes is not None:

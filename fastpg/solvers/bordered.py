@@ -7,14 +7,12 @@ import numpy.typing as npt
 from scipy.linalg.lapack import dgecon, dgetrf, dgetrs
 
 from fastpg.chain import Chain
-from fastpg.errors import InvalidArgument, SolveError
+from fastpg.errors import SolveError
 from fastpg.lazy import cached_property
 from fastpg.solvers.differences import Estimate
-from fastpg.solvers.lu import singular
+from fastpg.solvers.lu import require_affordable, singular
 from fastpg.validation import FloatArray
 
-# Sparse chains with more states than this are refused: 200 MB for a matrix.
-LARGEST_SPARSE = 5_000
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -37,12 +35,7 @@ class Bordered:
 
     def factorise(self, chain: Chain) -> "BorderedFactorisation":
         """Factorise the bordered matrix, P_pi being the stored rows divided by their sums."""
-        S = chain.n_states
-        if chain.is_sparse and S > LARGEST_SPARSE:
-            raise InvalidArgument(
-                f"Bordered is a dense solver and takes sparse chains of up to {LARGEST_SPARSE} states but this one has "
-                f"{S}; use SparseLU, or store the transitions densely where memory allows"
-            )
+        require_affordable(self, chain)
         system = chain.transition.toarray() if chain.is_sparse else np.array(chain.transition)
         total = system.sum(axis=1)
         slack = np.where(total > 0, chain.discount_complement, 1.0)

@@ -9,7 +9,7 @@ from scipy import sparse
 from fastpg.chain import Chain
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.substitution import CLASS, Indices, communicating_classes, compressed
-from fastpg.validation import BoolArray, FloatArray, frozen
+from fastpg.validation import BoolArray, FloatArray, frozen, require_solver
 
 if TYPE_CHECKING:
     from fastpg.solvers import Factorisation, Solver
@@ -28,6 +28,9 @@ class Components:
     """
 
     inner: "Solver | None" = None
+
+    def __post_init__(self) -> None:
+        require_solver("inner", self.inner)
 
     def factorise(self, chain: Chain) -> "ComponentsFactorisation":
         """Factorise class by class."""

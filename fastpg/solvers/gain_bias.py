@@ -13,7 +13,7 @@ from fastpg.errors import InvalidArgument, SolveError
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.differences import Estimate
 from fastpg.solvers.krylov import Krylov, dot
-from fastpg.validation import FloatArray, frozen
+from fastpg.validation import FloatArray, frozen, require_solver
 
 if TYPE_CHECKING:
     from fastpg.solvers import Factorisation, Solver
@@ -45,6 +45,9 @@ class GainBias:
     """
 
     fallback: "Solver | None" = None
+
+    def __post_init__(self) -> None:
+        require_solver("fallback", self.fallback)
 
     def factorise(self, chain: Chain) -> "Factorisation":
         """Find the stationary law."""
@@ -151,6 +154,11 @@ def _corrected(solve: Step, residual: Step, x: FloatArray, size: float) -> Float
 
 
 def _slow(chain: Chain) -> SolveError:
+    if chain.discount_complement > NEARBY[0][0]:
+        return SolveError(
+            f"GainBias is for discounts near 1: at 1 - discount = {chain.discount_complement:g} gain and bias cannot "
+            "be told apart; use another solver, or none and fastpg chooses one"
+        )
     return SolveError(
         f"at 1 - discount = {chain.discount_complement:g} the chain of {chain.n_states} states mixes too slowly, or "
         "falls into several recurrent classes: gain and bias cannot be told apart; use a smaller discount, or "

@@ -8,17 +8,14 @@ import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.chain import Chain
-from fastpg.errors import InvalidArgument
 from fastpg.kernels.gth import eliminate
 from fastpg.lazy import cached_property
 from fastpg.solvers.differences import Estimate
-from fastpg.solvers.lu import singular
+from fastpg.solvers.lu import require_affordable, singular
 from fastpg.validation import FloatArray, frozen
 
 # States in a tile: products of tiles stay in the processor's cache and are too small for BLAS to start threads.
 TILE = 72
-# Sparse chains with more states than this are refused: 200 MB for a matrix.
-LARGEST_SPARSE = 5_000
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,8 @@ class GTH:
 
     def factorise(self, chain: Chain) -> "GTHFactorisation":
         """Factorise I - discount P_pi by tiles, P_pi being the stored rows divided by their sums."""
+        require_affordable(self, chain)
         S = chain.n_states
-        if chain.is_sparse and S > LARGEST_SPARSE:
-            raise InvalidArgument(
-                f"GTH is a dense solver and takes sparse chains of up to {LARGEST_SPARSE} states but this one has {S}; "
-                "use SparseLU, or store the transitions densely where memory allows"
-            )
         order, tiles, slack = _tiled(chain)
         m, _, B, _ = tiles.shape
         leaving = np.ones((m, B, 1))

@@ -9,13 +9,13 @@ import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.chain import Chain
-from fastpg.errors import InvalidArgument, SolveError
+from fastpg.errors import SolveError
 from fastpg.kernels import krylov as kernels
 from fastpg.kernels.sparse import count_columns, resolvent_product, resolvent_product_transposed
 from fastpg.lazy import cached_property
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import require_float_discount
-from fastpg.validation import FloatArray, frozen, positive_integer, real_between
+from fastpg.validation import FloatArray, frozen, positive_integer, real_between, require_solver
 
 if TYPE_CHECKING:
     from fastpg.solvers import Factorisation, Solver
@@ -67,10 +67,8 @@ class Krylov:
     def __post_init__(self) -> None:
         real_between("tolerance", self.tolerance, 0.0, 1.0)
         positive_integer("products", self.products)
-        for name in ("fallback", "preconditioner"):
-            other = getattr(self, name)
-            if other is not None and (isinstance(other, type) or not callable(getattr(other, "factorise", None))):
-                raise InvalidArgument(f"{name} must be a solver such as LU() but is {other!r}")
+        require_solver("fallback", self.fallback)
+        require_solver("preconditioner", self.preconditioner)
 
     def factorise(self, chain: Chain) -> "KrylovFactorisation":
         """Nothing is factorised yet."""
@@ -148,13 +146,18 @@ class KrylovFactorisation:
         if bound.relative <= max(WORTHLESS, self.solver.tolerance) and self._enough(bound):
             return x * unit
         if self.solver.fallback is None:
+            where = f"at 1 - discount = {self.chain.discount_complement:g} with {self.chain.n_states} states"
+            if bound.residual == np.inf and self._can_end:
+                raise SolveError(
+                    f"BiCGSTAB found no bound on the time to the end {where}, and without one none on its error; use a "
+                    "direct solver, or a smaller discount"
+                )
             more = "give solvers.Krylov more products, or use a direct solver"
             if bound.residual <= bound.rounding:
                 more = "the rest is lost to rounding; use solvers.GTH() where the chain is small enough"
             raise SolveError(
                 f"BiCGSTAB has an error of up to {bound.relative:.2g} of the solution's size after {products} products "
-                f"at 1 - discount = {self.chain.discount_complement:g} with {self.chain.n_states} states; {more}, or a "
-                "smaller discount"
+                f"{where}; {more}, or a smaller discount"
             )
         return self.direct.solve_transposed(b) if transposed else self.direct.solve(b)
 
@@ -195,7 +198,7 @@ class KrylovFactorisation:
 
     @cached_property
     def _roundings(self) -> float:
-        """How many roundings the residual of a state can have."""
+        """How many roundings the residual of a state can have; a discount that rounds to 1 is two more."""
         P = self.chain.transition
         terms = int(np.diff(P.indptr).max(initial=0)) if sparse.issparse(P) else self.chain.n_states
         return (terms + 8) * UNIT

@@ -7,17 +7,24 @@ import numpy.typing as npt
 from scipy.linalg.lapack import dgetrf, dgetrs
 
 from fastpg.chain import Chain
-from fastpg.errors import SolveError
+from fastpg.errors import InvalidArgument, SolveError
 from fastpg.kernels.evaluation import resolvent
 from fastpg.validation import FloatArray
+
+# Sparse chains with more states than this are refused: 200 MB for a matrix.
+LARGEST_SPARSE = 5_000
 
 
 @dataclass(frozen=True)
 class LU:
-    """Dense LU. Normwise backward stable; time O(S^3), memory 8 S^2 bytes."""
+    """Dense LU. Normwise backward stable; time O(S^3), memory 8 S^2 bytes.
+
+    Sparse chains are made dense up to 5000 states and refused beyond.
+    """
 
     def factorise(self, chain: Chain) -> "LUFactorisation":
         """Factorise I - discount P_pi."""
+        require_affordable(self, chain)
         require_float_discount(chain)
         P = chain.transition.toarray() if chain.is_sparse else chain.transition
         system = np.empty(P.shape)
@@ -45,12 +52,23 @@ class LUFactorisation:
         return dgetrs(self.factors, self.pivots, b)[0]
 
 
+def require_affordable(solver: object, chain: Chain) -> None:
+    """Raise where a dense solver would make too large a sparse chain dense."""
+    if chain.is_sparse and chain.n_states > LARGEST_SPARSE:
+        raise InvalidArgument(
+            f"{type(solver).__name__} is a dense solver and takes sparse chains of up to {LARGEST_SPARSE} states but "
+            f"this one has {chain.n_states}; use SparseLU or Krylov, or store the transitions densely where memory "
+            "allows"
+        )
+
+
 def require_float_discount(chain: Chain) -> None:
     """Raise where I - discount P_pi is singular because the discount is 1.0 in floats only."""
-    if chain.rounds_to_undiscounted:
+    if chain.needs_complement:
         raise SolveError(
             f"I - discount P_pi loses a discount_complement of {chain.discount_complement!r} in float64, where the "
-            "discount is 1.0; use solvers.GTH()"
+            "discount is 1.0, and the process need not end; use solvers.GTH() where the chain is small enough, or a "
+            "smaller discount"
         )
 
 
