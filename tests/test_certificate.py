@@ -368,3 +368,13 @@ def test_a_transition_that_underflows_is_not_forgotten():
     transition = [[[0.75, 0.25], [1.0, 0.0]], [[0.0, 1.0]] * 2]
     mdp = MDP(transition, [0.0, 1.0], 1.0, start=0, discount_complement=1e-300)
     assert all_uncontained(evaluate(mdp, SoftmaxPolicy([[0.0, 745.0], [0.0, 0.0]]))) == {}
+
+
+@pytest.mark.parametrize("solver", [solvers.Bordered(), solvers.LU()])
+def test_a_sign_is_certain_only_of_a_float_that_has_it(solver):
+    """State 0 is never visited, and what rounding leaves there is no 0."""
+    transition = [[[0, 0.25, 0.75], [1, 0, 0]], [[0, 0, 1], [0, 1, 0]], [[0, 0.5, 0.5], [0, 0, 1]]]
+    mdp = MDP(transition, [[2.0, 1.0], [-2.0, 0.0], [0.0, 0.0]], 0.9, 2)
+    ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=solver)
+    assert (ev.error.certain_signs[0] == (ev.logit_gradient[0] == 0)).all()
+    assert all_uncontained(ev) == {}
