@@ -9,7 +9,7 @@ from hypothesis import given
 from scipy import sparse
 
 from fastpg import MDP, SoftmaxPolicy, evaluate, problems, solvers
-from fastpg.certificate.equations import Equations
+from fastpg.certificate.equations import Equations, rounded_up
 from fastpg.certificate.majorant import Entrywise, Normwise, majorant, normwise
 from fastpg.errors import SolveError
 from fastpg.exact import evaluate_exactly
@@ -378,3 +378,8 @@ def test_a_sign_is_certain_only_of_a_float_that_has_it(solver):
     ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=solver)
     assert (ev.error.certain_signs[0] == (ev.logit_gradient[0] == 0)).all()
     assert all_uncontained(ev) == {}
+
+
+def test_a_bound_in_units_far_apart_does_not_underflow_between_them():
+    assert 2.0**-260 < rounded_up(2.0**-200, 2.0**-960, 2.0**900) < 1.01 * 2.0**-260
+    assert rounded_up(2.0**-200, 2.0**-960) == 5e-324

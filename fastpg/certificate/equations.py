@@ -133,7 +133,8 @@ class Equations:
         mu, total = self.mdp.start, self.start_total
         law = np.empty((2, mu.size))
         kernels.quotients(mu, total, self.start_unit, law)
-        return Twofold(frozen(law), frozen(U2 * (4.0 * (mu.size + 2.0) ** 2 + 32.0) * law[0]))
+        relative = U2 * (4.0 * (mu.size + 2.0) ** 2 + 32.0) * law[0]
+        return Twofold(frozen(law), frozen(relative + np.where(mu > 0, kernels.TINY, 0.0)))
 
     @cached_property
     def start_total(self) -> FloatArray:
@@ -242,12 +243,10 @@ def twofold(x: FloatArray) -> FloatArray:
 
 
 def rounded_up(bound: Any, *units: float) -> Any:
-    """`bound` times `units`, rounded up; infinite where it is nan."""
-    out = bound
-    with np.errstate(over="ignore"):
-        for unit in units:
-            out = out * unit
-        out = np.where(np.equal(bound, 0.0), 0.0, np.nextafter(UP * out, np.inf))
+    """`bound` times `units`, powers of two, rounded up; infinite where it is nan."""
+    exponent = sum(frexp(unit)[1] - 1 for unit in units)
+    with np.errstate(over="ignore", under="ignore"):
+        out = np.where(np.equal(bound, 0.0), 0.0, np.nextafter(np.ldexp(UP * np.asarray(bound), exponent), np.inf))
     return np.where(np.isnan(out), np.inf, out)
 
 
