@@ -260,10 +260,12 @@ def _exact_sum(x: float, y: float) -> FloatArray:
     return frozen(np.array(kernels.two_sum(x, y)))
 
 
-def reward_unit(mdp: MDP, value: FloatArray) -> float:
-    """A unit in which the rewards are about 1, and values of them not too large."""
+def reward_unit(mdp: MDP, policy: Policy, value: FloatArray) -> float:
+    """A unit in which mean rewards of actions that are taken are about 1, and no reward or value is too large."""
     R = mdp.reward.data if sparse.issparse(mdp.reward) else mdp.reward
-    return power_of_two(max(float(np.abs(R).max(initial=0.0)), float(np.abs(value).max()) * 2.0**-900))
+    largest = max(float(np.abs(R).max(initial=0.0)), float(np.abs(value).max()))
+    taken = float(np.abs(mdp.expected_reward).max(initial=0.0, where=policy.probabilities > 0))
+    return power_of_two(max(taken, largest * 2.0**-900))
 
 
 def power_of_two(x: float) -> float:
