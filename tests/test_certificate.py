@@ -9,7 +9,7 @@ from hypothesis import given
 from scipy import sparse
 
 from fastpg import MDP, SoftmaxPolicy, evaluate, problems, solvers
-from fastpg.certificate.equations import Equations
+from fastpg.certificate.equations import Equations, rounded_up
 from fastpg.certificate.majorant import Entrywise, Normwise, majorant, normwise
 from fastpg.errors import SolveError
 from fastpg.exact import evaluate_exactly
@@ -368,3 +368,43 @@ def test_a_transition_that_underflows_is_not_forgotten():
     transition = [[[0.75, 0.25], [1.0, 0.0]], [[0.0, 1.0]] * 2]
     mdp = MDP(transition, [0.0, 1.0], 1.0, start=0, discount_complement=1e-300)
     assert all_uncontained(evaluate(mdp, SoftmaxPolicy([[0.0, 745.0], [0.0, 0.0]]))) == {}
+
+
+@pytest.mark.parametrize("solver", [solvers.Bordered(), solvers.LU()])
+def test_a_sign_is_certain_only_of_a_float_that_has_it(solver):
+    """State 0 is never visited, and what rounding leaves there is no 0."""
+    transition = [[[0, 0.25, 0.75], [1, 0, 0]], [[0, 0, 1], [0, 1, 0]], [[0, 0.5, 0.5], [0, 0, 1]]]
+    mdp = MDP(transition, [[2.0, 1.0], [-2.0, 0.0], [0.0, 0.0]], 0.9, 2)
+    ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=solver)
+    assert (ev.error.certain_signs[0] == (ev.logit_gradient[0] == 0)).all()
+    assert all_uncontained(ev) == {}
+
+
+def test_a_bound_in_units_far_apart_does_not_underflow_between_them():
+    assert 2.0**-260 < rounded_up(2.0**-200, 2.0**-960, 2.0**900) < 1.01 * 2.0**-260
+    assert rounded_up(2.0**-200, 2.0**-960) == 5e-324
+
+
+@pytest.mark.parametrize("solver", [None, solvers.Substitution(), solvers.Components()])
+@pytest.mark.parametrize("discount", [0.0, 0.9])
+def test_a_reward_that_is_never_paid_does_not_widen_the_bounds_of_others(discount, solver):
+    mdp = MDP([[[1.0], [1.0]]], [[1e-60, 1e300]], discount, available=[[True, False]])
+    ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=solver)
+    assert ev.error.value[0] <= 1e-15 * ev.value[0]
+    assert all_uncontained(ev) == {}
+    for logits in ([[0.0, -np.inf]], [[0.0, -1e5]]):
+        never = MDP([[[1.0], [1.0]]], [[[1e-60], [1e300]]], discount)
+        ev = evaluate(never, SoftmaxPolicy(logits), solver=solver)
+        assert ev.error.value[0] <= 1e-15 * ev.value[0]
+        assert np.isfinite(ev.error.action_value).all()
+        assert all_uncontained(ev) == {}
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_small_values_have_bounds_of_their_own_beside_large_ones(backwards):
+    """State 0 never meets state 1, nor does state 1 come from it."""
+    mdp = MDP([[[1.0, 0.0]], [[float(backwards), 1.0 - backwards]]], [1.0, 1e300], 0.9, 0)
+    ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp))
+    assert ev.error.value[0] <= 1e-15 * ev.value[0]
+    assert ev.error.expected_return <= 1e-15 * ev.expected_return
+    assert all_uncontained(ev) == {}

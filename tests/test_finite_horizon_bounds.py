@@ -117,3 +117,11 @@ def test_signs_of_a_vanishing_gradient_are_certain():
     decided = np.array([x != 0 for x in exact.ravel()]).reshape(exact.shape)
     assert ev.error.certain_signs[decided].all()
     assert decided.sum() == 48
+
+
+@pytest.mark.parametrize("least", [3e-300, 1e-310, 5e-324])
+def test_a_start_that_is_hardly_possible_has_a_bound(least):
+    mdp = MDP(np.full((3, 1, 3), 1 / 3), [1.0, 0.0, 0.0], 0.9, [least, 0.1 + 0.2, 0.7])
+    ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp), horizon=2)
+    assert 0 < ev.error.visitation[0, 0] < 1e-312
+    assert all_uncontained(ev) == {}

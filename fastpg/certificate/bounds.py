@@ -63,7 +63,8 @@ class ErrorBounds:
     def _equations(self) -> Equations:
         ev = self.evaluation
         steps = max(1.0, float(self._arrivals.max()) * 2.0**-900)
-        return Equations(ev.mdp, ev.policy, self._ended, reward_unit(ev.mdp, self._value), power_of_two(steps))
+        unit = reward_unit(ev.mdp, ev.policy, self._value)
+        return Equations(ev.mdp, ev.policy, self._ended, unit, power_of_two(steps))
 
     @cached_property
     def _value(self) -> FloatArray:

@@ -133,7 +133,8 @@ class Equations:
         mu, total = self.mdp.start, self.start_total
         law = np.empty((2, mu.size))
         kernels.quotients(mu, total, self.start_unit, law)
-        return Twofold(frozen(law), frozen(U2 * (4.0 * (mu.size + 2.0) ** 2 + 32.0) * law[0]))
+        relative = U2 * (4.0 * (mu.size + 2.0) ** 2 + 32.0) * law[0]
+        return Twofold(frozen(law), frozen(relative + np.where(mu > 0, kernels.TINY, 0.0)))
 
     @cached_property
     def start_total(self) -> FloatArray:
@@ -242,12 +243,10 @@ def twofold(x: FloatArray) -> FloatArray:
 
 
 def rounded_up(bound: Any, *units: float) -> Any:
-    """`bound` times `units`, rounded up; infinite where it is nan."""
-    out = bound
-    with np.errstate(over="ignore"):
-        for unit in units:
-            out = out * unit
-        out = np.where(np.equal(bound, 0.0), 0.0, np.nextafter(UP * out, np.inf))
+    """`bound` times `units`, powers of two, rounded up; infinite where it is nan."""
+    exponent = sum(frexp(unit)[1] - 1 for unit in units)
+    with np.errstate(over="ignore", under="ignore"):
+        out = np.where(np.equal(bound, 0.0), 0.0, np.nextafter(np.ldexp(UP * np.asarray(bound), exponent), np.inf))
     return np.where(np.isnan(out), np.inf, out)
 
 
@@ -261,10 +260,12 @@ def _exact_sum(x: float, y: float) -> FloatArray:
     return frozen(np.array(kernels.two_sum(x, y)))
 
 
-def reward_unit(mdp: MDP, value: FloatArray) -> float:
-    """A unit in which the rewards are about 1, and values of them not too large."""
+def reward_unit(mdp: MDP, policy: Policy, value: FloatArray) -> float:
+    """A unit in which mean rewards of actions that are taken are about 1, and no reward or value is too large."""
     R = mdp.reward.data if sparse.issparse(mdp.reward) else mdp.reward
-    return power_of_two(max(float(np.abs(R).max(initial=0.0)), float(np.abs(value).max()) * 2.0**-900))
+    largest = max(float(np.abs(R).max(initial=0.0)), float(np.abs(value).max()))
+    taken = float(np.abs(mdp.expected_reward).max(initial=0.0, where=policy.probabilities > 0))
+    return power_of_two(max(taken, largest * 2.0**-900))
 
 
 def power_of_two(x: float) -> float:

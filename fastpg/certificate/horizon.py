@@ -63,7 +63,7 @@ class FiniteHorizonErrorBounds:
     @cached_property
     def _equations(self) -> Equations:
         ev = self.evaluation
-        return Equations(ev.mdp, ev.policy, ev.mdp.terminal, reward_unit(ev.mdp, ev.value), 1.0)
+        return Equations(ev.mdp, ev.policy, ev.mdp.terminal, reward_unit(ev.mdp, ev.policy, ev.value), 1.0)
 
     @cached_property
     def _steps(self) -> StepEquations:

@@ -11,14 +11,15 @@ from fastpg.lazy import cached_property
 from fastpg.solvers import GTH, Factorisation, knows_differences
 from fastpg.solvers.gth import TILE, GTHFactorisation
 from fastpg.solvers.lu import LARGEST_SPARSE
-from fastpg.validation import FloatArray, frozen
+from fastpg.validation import BoolArray, FloatArray, frozen
 
 # Up to so many states the entrywise bound is used; GTH takes about 0.4 s there.
 LARGEST = 2000
 UNIT = 2.0**-53
-# No product of two numbers of at least this size underflows, even against a right side of FLOOR.
+# No product of two numbers of at least this size underflows.
 SMALLEST = 2.0**-480
-FLOOR = 2.0**-400
+# What the products of one row lose where they underflow is nothing to this.
+FLOOR = 2.0**-1016
 
 
 class ArrivalBound(NamedTuple):
@@ -85,11 +86,12 @@ class Entrywise:
     factors: GTHFactorisation
     relative: float
     complement: float
+    ended: BoolArray
 
     @np.errstate(over="ignore", invalid="ignore")
     def values(self, b: FloatArray) -> ValueBound:
         """(1 + e) GTH(b), and (1 + e) GTH(b + slack |x(g)|) for the system without g"""
-        (entries, _), (_, differences) = self.factors.solve_up_to_a_constant(_lifted(b))
+        (entries, _), (_, differences) = self.factors.solve_up_to_a_constant(np.where(self.ended, b, _lifted(b)))
         entries, differences = (1.0 + self.relative) * entries, (1.0 + self.relative) ** 2 * differences
         return ValueBound(entries, differences, UP * self.complement * float(entries[self.factors.order[-1]]))
 
@@ -98,7 +100,7 @@ class Entrywise:
         """D^T 1_g for the state g that is eliminated last."""
         last = np.zeros(self.factors.order.size)
         last[self.factors.order[-1]] = 1.0
-        return self.factors.solve_transposed(last)
+        return self.factors.solve_transposed(_lifted(last))
 
     @np.errstate(over="ignore", invalid="ignore")
     def arrivals(self, b: FloatArray, mass: float = np.inf) -> ArrivalBound:
@@ -174,7 +176,7 @@ def majorant(equations: Equations, chain: Chain, factors: Factorisation) -> Majo
             S = chain.n_states
             of_reward = (2.0 * equations.mdp.n_actions + 8.0) * UNIT
             relative = 16.0 * UNIT * (S * (min(S, TILE) + 2.0)) ** 2 + of_reward
-            return Entrywise(elimination, relative, chain.discount_complement)
+            return Entrywise(elimination, relative, chain.discount_complement, equations.ended)
     return normwise(equations, chain, factors)
 
 
@@ -201,4 +203,5 @@ def normwise(equations: Equations, chain: Chain, factors: Factorisation) -> Norm
 
 
 def _lifted(b: FloatArray) -> FloatArray:
-    return np.maximum(b, FLOOR * float(b.max(initial=0.0)))
+    """At least b, and what underflows in two substitutions is nothing to it: inverses of tiles have a diagonal >= 1."""
+    return np.maximum(b, FLOOR)

@@ -10,13 +10,14 @@ from fastpg.validation import BoolArray, FloatArray, frozen
 
 
 def certain_signs(evaluation: Evaluated, bound: FloatArray) -> BoolArray:
-    """(S, A), where |dJ/dlogits| exceeds its `bound`, or d(s) pi(a|s) A(s,a) is 0 whatever the numbers are.
+    """(S, A), where |dJ/dlogits| exceeds its `bound`, or is 0 and d(s) pi(a|s) A(s,a) is 0 whatever the numbers are.
 
     That is so in states that are never visited, for actions that are never taken, and where one action always is.
     """
     taken = evaluation.policy.probabilities > 0
     chooses = _visited(evaluation.mdp, taken) & (np.count_nonzero(taken, axis=1) > 1)
-    return frozen((np.abs(evaluation.logit_gradient) > bound) | ~(taken & chooses[:, None]))
+    gradient = evaluation.logit_gradient
+    return frozen((np.abs(gradient) > bound) | ((gradient == 0) & ~(taken & chooses[:, None])))
 
 
 def _visited(mdp: MDP, taken: BoolArray) -> BoolArray:
