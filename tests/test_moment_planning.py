@@ -176,3 +176,16 @@ def test_a_bias_that_no_number_of_samples_removes_is_told():
     still = problems.bandit([1.0, 1.0])
     with pytest.raises(InvalidArgument, match="gradient that is not 0"):
         samples_needed(evaluate(still, SoftmaxPolicy.uniform(still)), RewardToGo(), 0.1)
+
+
+@pytest.mark.parametrize("scale", [2.0**-540, 2.0**-565, 2.0**-900, 2.0**500])
+def test_the_number_of_samples_does_not_depend_on_the_unit_of_reward(scale):
+    bandit, model = problems.bandit([1.0, 0.0]), problems.random_mdp(4, 2, rng=0)
+    policy = SoftmaxPolicy.random(model, rng=1)
+    for mdp, pi, relative_error, horizon in (
+        (bandit, SoftmaxPolicy.uniform(bandit), 0.01, None),
+        (model, policy, 0.05, "geometric"),
+    ):
+        scaled = MDP(mdp.transition, mdp.reward * scale, mdp.discount, mdp.start, terminal=mdp.terminal)
+        expected = samples_needed(evaluate(mdp, pi), RewardToGo(), relative_error, horizon=horizon)
+        assert samples_needed(evaluate(scaled, pi), RewardToGo(), relative_error, horizon=horizon) == expected

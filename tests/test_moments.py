@@ -1,5 +1,7 @@
 """Exact moments of gradient estimators against full enumeration, a dense recursion and published formulas."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from fastpg import (
     GAE,
     MDP,
+    DirectPolicy,
     InfiniteVariance,
     InvalidArgument,
     InvalidPolicy,
@@ -285,6 +288,40 @@ def test_infinite_variance_is_told_on_both_sides_of_the_threshold(side):
         anyway.covariance()
     # Every finite horizon has its variance, which grows.
     assert estimator_moments(ev, x, horizon=50).trace > estimator_moments(ev, x, horizon=25).trace
+
+
+@pytest.mark.parametrize("distance", [0.17, 6e-3, 6e-5, 6e-7, 6e-10, 6e-12])
+def test_digits_are_lost_in_proportion_to_the_distance_from_the_threshold(distance):
+    low = (1 - np.sqrt(1 - 0.9**2 / (1 - distance))) / 2
+    behaviour = DirectPolicy([[low, 1 - low]])
+    mdp = MDP([[[1.0], [1.0]]], [[1.0, 0.0]], 0.9)
+    ev = evaluate(mdp, SoftmaxPolicy([[0.0, 0.0]]))
+    # The same in rational arithmetic, from the floats of the model.
+    b, g, half = [Fraction(x) for x in behaviour.probabilities[0]], Fraction(0.9), Fraction(1, 2)
+    weight = [half**2 / (x / sum(b)) for x in b]
+    mean = half * half / (1 - g)
+    factor = g**2 * sum(weight)
+    # The entry of action 0 has scores 1/2 and -1/2, and signals 1 and 0.
+    second = weight[0] * (Fraction(1, 4) + g * mean) / (1 - factor)
+    variance = estimator_moments(ev, PlugIn([[1.0, 0.0]], behaviour=behaviour)).variance[0, 0]
+    # Some ten roundings of the factor, two of the sums.
+    assert abs(Fraction(variance) - (second - mean**2)) / second <= Fraction(10 * 2.0**-53) / (1 - factor) + 2.0**-51
+
+
+@pytest.mark.parametrize("side", [-1e-13, -1e-15, 0.0, 1e-15])
+def test_what_rounding_could_move_over_the_threshold_is_too_close_to_tell(side):
+    mdp, policy, behaviour = two_class_model((1 + side) / 0.9**2)
+    with pytest.raises(
+        InfiniteVariance, match=r"multiplies it by 1( [+-] \d[.e\d-]*)?, (too close|at least 1)"
+    ) as told:
+        estimator_moments(evaluate(mdp, policy), RewardToGo(behaviour=behaviour))
+    assert ("too close to 1 to tell" in str(told.value)) or side >= -1e-15
+
+
+def test_a_factor_that_is_just_above_1_is_told_with_its_distance():
+    mdp, policy, behaviour = two_class_model((1 + 1e-9) / 0.9**2)
+    with pytest.raises(InfiniteVariance, match=r"by 1 \+ 1e-09, at least 1"):
+        estimator_moments(evaluate(mdp, policy), RewardToGo(behaviour=behaviour))
 
 
 def test_classes_that_are_not_reached_or_count_nothing_do_no_harm():

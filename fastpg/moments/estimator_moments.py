@@ -24,6 +24,9 @@ from fastpg.validation import FloatArray, frozen, positive_integer
 MOST_BYTES = 4 * 2**30
 # Sums of rows that are computed to be below this are below 1.
 SHRINKS = 1 - 1e-9
+# Factors nearer to 1 than this are not told from 1: their own rounding is then some 1e-3 of that distance, and moments
+# are known to no more digits than it.
+MARGIN = 1e-12
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +46,8 @@ class EstimatorMoments:
     So for a mean over single trajectories all are those of one trajectory, whatever n. Those of a `BatchAverage` depend
     on n and are exact for it; `at(n)` has them for another one. With weights "self-normalised" the covariance is that
     of the limit of many trajectories, and the mean right to order 1/n. Second moments are E X X^T less the product of
-    means, and right to about 1e-14 of E X X^T.
+    means, and right to about 1e-14 of E X X^T; over an infinite horizon to about 1e-16 / (1 - f) of it where that is
+    more, f the factor by which they grow with each step: f within 1e-12 of 1 is not told from 1, and InfiniteVariance.
     """
 
     plan: Plan | PerturbedPlan
@@ -255,23 +259,29 @@ def _no_variance(recursion: Stepwise | Sampled) -> str:
 
 
 def _radius(recursion: Stepwise | Sampled, moment: int) -> Radius | None:
-    """How fast a moment grows with the horizon; None where it shrinks or a horizon stops it."""
+    """How fast a moment grows with the horizon, in units of 1 - MARGIN; None where it shrinks or a horizon stops it."""
     if recursion.horizon is not None or not recursion.law.states.size:
         return None
     growth = recursion.growth(moment)
     # No radius is larger than the largest sum of a row.
-    return None if np.max(growth.sum(axis=1)) < SHRINKS else spectral_radius(growth)
+    return None if np.max(growth.sum(axis=1)) < SHRINKS else spectral_radius(growth / (1 - MARGIN))
 
 
 def _infinite(what: str, recursion: Stepwise | Sampled, radius: Radius) -> str:
     made, law = recursion.plan, recursion.law
     name = made.name
     state, n = int(law.states[radius.states[0]]), radius.states.size
-    known = "at least 1" if radius.lower >= 1 else "too close to 1 to tell"
+    lower, upper = (bound * (1 - MARGIN) for bound in (radius.lower, radius.upper))
+    known = "at least 1" if lower >= 1 else "too close to 1 to tell"
     over = "an infinite horizon" if made.horizon is None else f"horizon {made.horizon}"
     nearer = ", or a behaviour policy nearer to the policy" if made.ratios.size else ""
     return (
         f"{name} has no finite {what} over {over}: in the class of state {state} "
-        f"({n} state{'s' * (n != 1)}) each step multiplies it by {(radius.lower + radius.upper) / 2:.9g}, {known}; "
+        f"({n} state{'s' * (n != 1)}) each step multiplies it by {_near_one((lower + upper) / 2)}, {known}; "
         f"use a finite horizon{nearer}"
     )
+
+
+def _near_one(x: float) -> str:
+    """`x`, near 1 as its distance from it."""
+    return f"{x:.9g}" if x == 1 or not abs(x - 1) < 1e-6 else f"1 {'-' if x < 1 else '+'} {abs(x - 1):.2g}"

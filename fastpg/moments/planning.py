@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fastpg.certificate.equations import power_of_two
 from fastpg.errors import InvalidArgument
 from fastpg.evaluation import Evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
@@ -79,7 +80,7 @@ def samples_needed(
     if not isinstance(relative_error, float | int) or not 0 < relative_error < inf:
         raise InvalidArgument(f"relative_error must be a positive number but is {relative_error!r}")
     moments = estimator_moments(evaluation, estimator, horizon=horizon)
-    size = float(np.linalg.norm(moments.gradient))
+    size = _length(moments.gradient)
     if size == 0:
         raise InvalidArgument("a relative error needs a gradient that is not 0 but this one is")
     n = _enough(moments, size, relative_error)
@@ -93,7 +94,7 @@ def samples_needed(
 
 def _enough(moments: EstimatorMoments, size: float, relative_error: float) -> int:
     """The n that is enough by the moments as they are, for a gradient of length `size`."""
-    bias = float(np.linalg.norm(moments.bias)) / size
+    bias = _length(moments.bias) / size
     # A bias within the rounding of the moments is none.
     bias = bias if bias > 1e-12 else 0.0
     if bias >= relative_error:
@@ -102,7 +103,7 @@ def _enough(moments: EstimatorMoments, size: float, relative_error: float) -> in
             f"gradient's length, but is {relative_error!r}: no number of trajectories is enough"
         )
     # As lengths, whose ratios overflow later than those of squares.
-    spread = float(np.linalg.norm(moments.standard_deviation / size))
+    spread = _length(moments.standard_deviation) / size
     root = spread / (sqrt(relative_error - bias) * sqrt(relative_error + bias))
     if root >= MOST_SAMPLES**0.5:
         raise InvalidArgument(
@@ -110,3 +111,9 @@ def _enough(moments: EstimatorMoments, size: float, relative_error: float) -> in
             f"{relative_error!r}"
         )
     return max(1, ceil(root * root * (1 - 1e-12)))
+
+
+def _length(x: FloatArray) -> float:
+    """The Euclidean length, whose squares neither overflow nor underflow."""
+    unit = power_of_two(float(np.abs(x).max(initial=0.0)))
+    return unit * float(np.linalg.norm(x / unit))
