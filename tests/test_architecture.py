@@ -30,6 +30,7 @@ LAYERS = (
     ("sampling",),
     ("moments", "bellman"),
     ("judgement",),
+    ("verdict",),
     ("diagnosis",),
     ("crosscheck",),
     ("formats",),
