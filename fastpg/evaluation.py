@@ -62,11 +62,13 @@ class Evaluation:
     @property
     def solved_by(self) -> str:
         """The name of the solver, and after it of another that has taken over: 'Krylov, then SparseLU'."""
-        name, factors = type(self.solver).__name__, self.factors
-        taken_over = isinstance(self.solver, GainBias) and not isinstance(factors, GainBiasFactorisation)
-        if isinstance(factors, KrylovFactorisation) and factors.fell_back:
-            taken_over, factors = True, factors.direct
-        return f"{name}, then {type(factors).__name__.removesuffix('Factorisation')}" if taken_over else name
+        names, factors = [type(self.solver).__name__], self.factors
+        if isinstance(self.solver, GainBias) and not isinstance(factors, GainBiasFactorisation):
+            names.append(_name(factors))
+        while isinstance(factors, KrylovFactorisation) and factors.fell_back:
+            factors = factors.direct
+            names.append(_name(factors))
+        return ", then ".join(names)
 
     @cached_property
     def _value(self) -> FloatArray:
@@ -237,6 +239,13 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return f"Evaluation(expected return {self.expected_return:.12g}, {self.mdp!r}, {self.policy!r})"
+
+
+def _name(factors: Factorisation) -> str:
+    """Of the solver that has made them."""
+    name = type(factors).__name__.removesuffix("Factorisation")
+    led = factors.solver.preconditioner if isinstance(factors, KrylovFactorisation) else None
+    return name if led is None else f"{name} with {type(led).__name__}"
 
 
 def require_evaluation(value: object) -> None:

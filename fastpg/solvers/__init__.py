@@ -37,6 +37,8 @@ FEW = 0.1
 # dense LU 100 ms; over 400 states BiCGSTAB took 0.65 ms, LU 1.1 ms, over 300 as long as LU. A quarter of this budget
 # tells a slow chain, at the price of 6% of LU at 2000 states and 30% at 500.
 DENSE_PRODUCTS = 24
+# Where it does not mix, LU in single precision leads BiCGSTAB to the same residual in 6 products: with ten blocks
+# that are barely linked 118 ms at 2000 states, with LU 140, and 18.8 against 19.7 at 1000 (processor time).
 # Dense chains of so few states are solved by LU, in 2 ms or less.
 SMALL_DENSE = 500
 # Dense chains with so many transitions from a state, or a share of all states, may be bands or grids. A ring of 2000
@@ -70,7 +72,7 @@ def choose(chain: Chain) -> Solver:
     dense, or sparse with up to 1000 states           GTH within 1e-4 of discount 1
     dense, up to 500 states                           LU
     dense, few transitions in a narrow band or grid   Banded or SparseLU (see `Direct`)
-    other dense chains                                Krylov, after 24 products LU
+    other dense chains                                Krylov, after 24 products LU, above 1000 states with SingleLU
     sparse, classes of up to 64 states                Substitution
     sparse, never ends, within 1e-6 of discount 1     GainBias, where there are more recurrent classes Components
     sparse, all moves within 20 states                Banded
@@ -123,7 +125,10 @@ def _choose_dense(chain: Chain) -> Solver:
         direct = Direct().choose(chain)
         if isinstance(direct, Banded | SparseLU):
             return direct
-    return Krylov(tolerance=LU_LIKE, products=DENSE_PRODUCTS, fallback=LU())
+    slow: Solver = LU()
+    if S > SMALL:
+        slow = Krylov(tolerance=LU_LIKE, products=DENSE_PRODUCTS, fallback=slow, preconditioner=SingleLU())
+    return Krylov(tolerance=LU_LIKE, products=DENSE_PRODUCTS, fallback=slow)
 
 
 from fastpg.solvers.banded import Banded, Near, moves  # noqa: E402
@@ -135,6 +140,7 @@ from fastpg.solvers.gain_bias import GainBias  # noqa: E402
 from fastpg.solvers.gth import GTH  # noqa: E402
 from fastpg.solvers.krylov import Krylov  # noqa: E402
 from fastpg.solvers.lu import LU  # noqa: E402
+from fastpg.solvers.single import SingleLU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
 from fastpg.solvers.substitution import CLASS, Substitution, communicating_classes, compressed, recurrent_classes  # noqa: E402
 
@@ -151,6 +157,7 @@ __all__ = [
     "KnowsDifferences",
     "Krylov",
     "Near",
+    "SingleLU",
     "Solver",
     "SparseLU",
     "Substitution",
