@@ -91,7 +91,8 @@ class Evaluation:
         if abs(mass - 1) > LOST:
             raise SolveError(
                 f"{self.solver} loses too many digits at 1 - discount = {chain.discount_complement:g}: the visitation "
-                f"sums to {mass:.9g} and not to 1; use solvers.GTH() or a smaller discount"
+                f"sums to {mass:.9g} and not to 1; use solvers.GTH() where the chain is small enough, or a "
+                "smaller discount"
             )
 
     @cached_property

@@ -106,7 +106,9 @@ def test_dense_chains_near_discount_1_are_solved_without_subtraction(complement)
 @pytest.mark.parametrize("solver", BACKWARD_STABLE)
 def test_a_solve_that_has_lost_its_digits_is_refused(solver):
     mdp = problems.random_mdp(4, 2, rng=0, discount=1 - 1e-14)
-    message = r"loses too many digits at 1 - discount = 9.99201e-15: the visitation sums to .* and not to 1; use"
+    message = (
+        r"loses too many digits at 1 - discount = 9.99201e-15: the visitation sums to .* use solvers.GTH\(\) where"
+    )
     with pytest.raises(SolveError, match=message):
         evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=solver)
 
