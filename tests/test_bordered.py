@@ -140,3 +140,10 @@ def test_large_sparse_chains_are_refused(monkeypatch):
     with pytest.raises(InvalidArgument, match="takes sparse chains of up to 5 states but this one has 6"):
         evaluate(mdp, policy, solver=Bordered())
     assert evaluate(as_dense(mdp), policy, solver=Bordered()).factors.condition > 1
+
+
+def test_what_overflows_is_no_warning():
+    mdp = MDP([[[0.5, 0.5]]] * 2, [1.0, 0.0], 1.0, 0, discount_complement=1e-300)
+    factors = Bordered().factorise(induced_chain(mdp, uniform(mdp)))
+    for solve in (factors.solve, factors.solve_transposed):
+        assert not np.isfinite(solve(np.full(2, 1e10))).all()

@@ -324,3 +324,10 @@ def test_bounds_hold_whatever_an_iteration_leaves_in_terminal_states(tolerance, 
         assert (ev.value[ended] == 0).all()
         assert (abs(exact(ev.value) - truth.value) <= exact(ev.error.value)).all()
         assert abs(exact(ev.occupancy) - truth.occupancy).sum() <= Fraction(float(ev.error.occupancy))
+
+
+def test_a_breakdown_is_no_warning():
+    """The search direction has an image of 0."""
+    mdp = MDP([[[1.0, 2e-17]], [[0.0, 0.0]]], [1.0, 0.0], 1.0, 0, terminal=[False, True])
+    with pytest.raises(SolveError, match="BiCGSTAB"):
+        evaluate(mdp, uniform(mdp), solver=Krylov())
