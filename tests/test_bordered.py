@@ -132,3 +132,10 @@ def test_what_float64_cannot_tell_from_singular_is_refused(storage):
     endless = storage(MDP([[[1.0, 1e-20]], [[0.0, 0.0]]], [1.0, 0.0], 1, start=0, terminal=[False, True]))
     with pytest.raises(SolveError, match=r"condition number 2e\+20, beyond float64"):
         evaluate(endless, uniform(endless), solver=Bordered())
+
+
+def test_what_overflows_is_no_warning():
+    mdp = MDP([[[0.5, 0.5]]] * 2, [1.0, 0.0], 1.0, 0, discount_complement=1e-300)
+    factors = Bordered().factorise(induced_chain(mdp, uniform(mdp)))
+    for solve in (factors.solve, factors.solve_transposed):
+        assert not np.isfinite(solve(np.full(2, 1e10))).all()

@@ -153,3 +153,13 @@ def test_what_solves_near_discount_1():
     assert isinstance(choose(induced_chain(*large)), GainBias)
     assert isinstance(choose(induced_chain(*garnet(1500, 1e-5))), Krylov)
     assert isinstance(choose(induced_chain(*garnet(900, 1e-8))), GTH)
+
+
+def test_what_overflows_is_an_error_and_no_warning():
+    mdp = MDP([[[0.5, 0.5]]] * 2, [1e10, 0.0], 1.0, 0, discount_complement=1e-300)
+    with pytest.raises(SolveError, match="overflows float64"):
+        evaluate(mdp, uniform(mdp), solver=GainBias())
+    factors = GainBias().factorise(
+        induced_chain(MDP(mdp.transition, [0.0, 0.0], 1.0, discount_complement=1e-300), uniform(mdp))
+    )
+    assert not np.isfinite(factors.solve_transposed(np.full(2, 1e10))).all()

@@ -417,3 +417,10 @@ def test_large_dense_chains_that_do_not_mix_are_led_by_single_precision():
     np.testing.assert_allclose(
         ev.value, LU().factorise(chain).solve(chain.reward), rtol=0, atol=1e-11 * abs(ev.value).max()
     )
+
+
+def test_a_breakdown_is_no_warning():
+    """The search direction has an image of 0."""
+    mdp = MDP([[[1.0, 2e-17]], [[0.0, 0.0]]], [1.0, 0.0], 1.0, 0, terminal=[False, True])
+    with pytest.raises(SolveError, match="BiCGSTAB"):
+        evaluate(mdp, uniform(mdp), solver=Krylov())

@@ -159,6 +159,7 @@ class ErrorBounds:
         return out
 
     @cached_property
+    @np.errstate(over="ignore")  # a bound may be infinite
     def occupancy(self) -> float:
         """sum_s |d(s) - exact|, in steps."""
         best, goes_on = self.refined_arrivals, ~self.evaluation.mdp.terminal

@@ -82,6 +82,7 @@ class BorderedFactorisation:
         level, h = self._level_and_differences(b)
         return level + h
 
+    @np.errstate(over="ignore", invalid="ignore")  # who asks looks for what is not finite
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi)^T x = b."""
         right = np.array(b, dtype=np.float64)
@@ -94,7 +95,7 @@ class BorderedFactorisation:
         size = np.full(h.shape, self.condition * max(np.abs(h).max(), abs(level) * self.scale))
         return Estimate(level + h, np.abs(level + h) + size / self.scale), Estimate(h, size)
 
-    @np.errstate(over="ignore", invalid="ignore")  # who asks looks for what is not finite
+    @np.errstate(over="ignore", invalid="ignore")
     def _level_and_differences(self, b: FloatArray) -> tuple[FloatArray, FloatArray]:
         x = dgetrs(self.factors, self.pivots, b, trans=1)[0]
         level = x[self.ground] / self.scale

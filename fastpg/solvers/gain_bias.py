@@ -89,6 +89,7 @@ class GainBiasFactorisation:
         size = np.full(b.shape, largest * max(1.0, largest / max(float(np.ptp(b)), TINY)))
         return Estimate(level + bias, np.abs(level + bias) + size), Estimate(bias, size)
 
+    @np.errstate(over="ignore", invalid="ignore")  # who asks looks for what is not finite
     def _level_and_bias(self, b: FloatArray) -> tuple[np.float64, FloatArray]:
         chain = self.chain
 
@@ -103,6 +104,7 @@ class GainBiasFactorisation:
         bias = self._solved(self.nearby.solve, without_gain, b)
         return dot(self.law, residual(bias)) / np.float64(chain.discount_complement), bias
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _solve_transposed(self, b: FloatArray) -> FloatArray:
         chain = self.chain
 

@@ -309,6 +309,7 @@ class KrylovFactorisation:
         due = begun == budget - 1 and quarter - 2 < left <= quarter
         return self.solver.fallback is not None and due and reduction > goal**0.125
 
+    @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # a breakdown is looked for
     def _bicgstab(self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int) -> int:
         """Improve x, of residual r, in place until the norm of r is `goal` times what it was; the products left.
 
