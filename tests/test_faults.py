@@ -215,3 +215,20 @@ def test_an_interrupted_estimate_is_that_of_the_trajectories_done():
     whole = estimate_gradient(mdp, policy, RewardToGo(), n=3000, **given)
     np.testing.assert_allclose(part.mean, whole.mean, rtol=0, atol=1e-12)
     np.testing.assert_allclose(part.standard_error, whole.standard_error, rtol=0.3)
+
+
+@pytest.mark.parametrize("horizon", [10, "geometric"])
+def test_a_long_run_is_interrupted_with_what_is_done_after_a_moment(horizon):
+    mdp = problems.two_state()
+    policy = SoftmaxPolicy.uniform(mdp)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    part = estimate_gradient(
+        mdp, policy, RewardToGo(), n=2**33, horizon=horizon, rng=0, progress=interrupt, keep_partial=True
+    )
+    # One block, of some tenths of a second.
+    assert part.n == 2**33 // 4096
+    assert part.block_sizes.tolist() == [part.n]
+    assert np.isnan(part.standard_error).all()

@@ -312,10 +312,9 @@ def test_digits_are_lost_in_proportion_to_the_distance_from_the_threshold(distan
 def test_what_rounding_could_move_over_the_threshold_is_too_close_to_tell(side):
     mdp, policy, behaviour = two_class_model((1 + side) / 0.9**2)
     with pytest.raises(
-        InfiniteVariance, match=r"multiplies it by 1( [+-] \d[.e\d-]*)?, (too close|at least 1)"
-    ) as told:
+        InfiniteVariance, match="too close to 1 to tell" if side < 0 else "each step multiplies it by 1"
+    ):
         estimator_moments(evaluate(mdp, policy), RewardToGo(behaviour=behaviour))
-    assert ("too close to 1 to tell" in str(told.value)) or side >= -1e-15
 
 
 def test_a_factor_that_is_just_above_1_is_told_with_its_distance():

@@ -14,7 +14,8 @@ from fastpg.policy import Policy
 from fastpg.rng import RNG, philox_key
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.parallel import StopFlag, in_order
-from fastpg.sampling.plan import plan
+from fastpg.sampling.perturbation import PerturbedPlan
+from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.sampler import Earner
 from fastpg.sampling.tables import Horizon, IntArray
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
@@ -25,6 +26,10 @@ BLOCKS = 4096
 POOLS = 1024
 # The work is cut into so many pieces, and no more than so few where the sums of a piece cost more than its steps.
 PIECES, FEWEST = 64, 16
+# Where a piece would have more steps than this, some tenths of a second, they are more, up to one for each block.
+STEPS = 2**24
+# Where nothing tells when a trajectory stops it is taken to have so many steps.
+UNTOLD = 1000
 
 
 class Pooling(NamedTuple):
@@ -40,7 +45,8 @@ class GradientEstimate:
 
     ================  ======  ==================================================================================
     `mean`            (S, A)  the estimate
-    `standard_error`  (S, A)  of `mean`, from block sums: B - 1 degrees of freedom, B = min(n, 4096)
+    `standard_error`  (S, A)  of `mean`, from block sums: B - 1 degrees of freedom, B = min(n, 4096), and of a partial
+                              sample its share of the B of the whole one
     `contributions`   (S, A)  effective number of trajectories that an entry rests on: n / excess kurtosis of one
     `n`               int     trajectories
     `steps`           int     steps taken in all of them
@@ -88,7 +94,9 @@ def estimate_gradient(
     result. Memory: 32 MiB, about 9 (S, A) arrays and 9 MiB a thread, about 100 bytes an outcome (s, a, s'), and 32
     bytes a step of a trajectory of more than a million. `progress` is called with the trajectories done so far.
     With `keep_partial` an interrupt (Ctrl-C) ends it early: what is returned is the estimate from the first
-    trajectories, as many as were done, and says how many in `n`.
+    trajectories, and says how many in `n`. The work is cut into pieces of at most about 2^24 steps, a fraction of a
+    second, or 1/4096 of it where that is more, or one trajectory a state; those done before the first that is not are
+    kept. Where there is none of them the interrupt is raised.
     A `BatchAverage` walks each trajectory twice, first for the average, and keeps nothing partial.
     `pooling` says which entries `blocks` keeps, and which of them together; all when left out. What perturbs the policy
     takes several episodes for a sample, which stands for a trajectory here, and 24 bytes an outcome.
@@ -108,8 +116,7 @@ def estimate_gradient(
     b = np.arange(B + 1, dtype=np.int64)
     edges = frozen(b * (n // B) + b * (n % B) // B)
     blocks, weights = np.zeros((B, max(int(pool.max()) + 1, 1))), np.zeros(B)
-    cuts = np.linspace(0, B, min(PIECES, B, max(FEWEST, n // mdp.n_states)) + 1).astype(int)
-    pieces = [slice(first, last) for first, last in pairwise(cuts)]
+    pieces = _pieces(B, n, made)
 
     def tell(done: int) -> None:
         if progress is not None:
@@ -158,6 +165,15 @@ def estimate_gradient(
     standard_error = in_units("standard_error", standard_error, made.unit, mdp)
     blocks = in_units("blocks", blocks, made.unit, mdp)
     return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(sizes), pooling)
+
+
+def _pieces(B: int, n: int, made: Plan | PerturbedPlan) -> list[slice]:
+    """The runs of blocks that are worked on one at a time."""
+    left = made.mdp.discount_complement
+    length = made.horizon if isinstance(made.horizon, int) else (1.0 / left if left > 0 else UNTOLD)
+    wanted = max(PIECES, float(n) * made.episodes * length / STEPS)
+    count = int(min(B, max(FEWEST, min(n // made.mdp.n_states, wanted))))
+    return [slice(first, last) for first, last in pairwise(np.linspace(0, B, count + 1).astype(int))]
 
 
 def pooled(kept: BoolArray, most: int, scale: FloatArray | float = 1.0) -> Pooling:
