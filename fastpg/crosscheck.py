@@ -10,17 +10,18 @@ from fastpg.diagnosis import likely_fault
 from fastpg.errors import InvalidArgument, NoExactMoments
 from fastpg.evaluation import Evaluation, evaluate
 from fastpg.finite_horizon import FiniteHorizonEvaluation
-from fastpg.judgement import chi_square, length
+from fastpg.judgement import SECOND_ORDER, chi_square, length
 from fastpg.model import MDP
 from fastpg.moments import EstimatorMoments, estimator_moments
 from fastpg.policy import Policy
 from fastpg.rng import RNG, generator
 from fastpg.sampling.contributions import expected_contributions
-from fastpg.sampling.estimate import estimate_gradient
+from fastpg.sampling.estimate import Pooling, estimate_gradient
 from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.plan import Plan
 from fastpg.sampling.tables import Horizon
-from fastpg.validation import positive_integer, real_between
-from fastpg.verdict import CrossCheck, directions, judge
+from fastpg.validation import FloatArray, positive_integer, real_between
+from fastpg.verdict import CrossCheck, directions, found_of_constants, judge, varying
 
 __all__ = ["CrossCheck", "crosscheck", "detectable_bias", "holm"]
 
@@ -81,10 +82,11 @@ def crosscheck(
     endless = isinstance(horizon, str) or against == "infinite"
     evaluation = evaluate(mdp, policy) if endless else evaluate(mdp, policy, horizon=cast("int", horizon))
     looks = [n] if until_decided is None else sorted({max(min(n, 2), n // 4**k) for k in range(LOOKS)})
-    moments = covariance = None
+    moments = covariance = limit = None
     try:
         moments = estimator_moments(evaluation, estimator, horizon=horizon, n=looks[0])
         covariance = moments.covariance_in_units() if _affordable(moments) else None
+        limit = None if covariance is None else _limit(moments)
     except NoExactMoments:
         # Where at least the mean is known that is what was asked for.
         if against == "mean" and moments is None:
@@ -110,13 +112,22 @@ def crosscheck(
             pooling=pooling,
         )
         check = judge(
-            exact, estimate, expected, moments, covariance, horizon=horizon, false_alarm=false_alarm / len(looks)
+            exact,
+            estimate,
+            expected,
+            moments,
+            covariance,
+            limit,
+            horizon=horizon,
+            false_alarm=false_alarm / len(looks),
         )
         if until_decided is not None and check.detectable_bias <= until_decided * length(exact):
             break
         if check.verdict == "disagrees":
             break
-    return _named(check, evaluation, estimator) if check.verdict == "disagrees" else check
+    if check.verdict != "disagrees":
+        return check
+    return _named(check, evaluation, estimator, own=against != "mean")
 
 
 def detectable_bias(
@@ -125,7 +136,8 @@ def detectable_bias(
     """The length of which every bias would be found by `crosscheck` with probability 0.9, before anything is sampled.
 
     Of biases of the entries that `n` trajectories are expected to let it judge; inf where there are none, or where they
-    are so many that they share pools. It falls like n^(-1/2).
+    are so many that they share pools, or where a `BatchAverage` lets some of them vary together by terms of order 1/n
+    only. It falls like n^(-1/2).
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, problems
     >>> mdp = problems.bandit([1.0, 0.0])
@@ -137,8 +149,14 @@ def detectable_bias(
     if not _affordable(moments):
         raise InvalidArgument(f"the exact covariance of {moments.entries} entries is too large to form in some seconds")
     expected = expected_contributions(mdp, policy, estimator, n=n, horizon=horizon)
-    covariance = moments.covariance_in_units() / n
-    joint = chi_square(np.zeros(moments.gradient.shape), covariance, directions(expected), expected.total, false_alarm)
+    covariance, limit = moments.covariance_in_units(), _limit(moments)
+    constant, margin, share = varying(expected, moments, covariance, limit, false_alarm)
+    if constant.all():
+        return found_of_constants(margin, false_alarm)
+    pool, weight = directions(expected)
+    pooling = Pooling(np.where(constant | (share > SECOND_ORDER), -1, pool), weight)
+    leading = None if limit is None else limit / n
+    joint = chi_square(np.zeros(pool.shape), covariance / n, pooling, expected.total, false_alarm, leading)
     return moments.plan.unit * joint.detectable
 
 
@@ -158,21 +176,24 @@ def holm(checks: Sequence[CrossCheck], false_alarm: float) -> list[CrossCheck]:
     return out
 
 
-def _named(check: CrossCheck, evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator) -> CrossCheck:
-    """`check` with the fault that its sample has, where one explains it."""
-    if check.moments is None or check.covariance_in_units is None:
+def _named(
+    check: CrossCheck, evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, *, own: bool
+) -> CrossCheck:
+    """`check` with the fault that its sample has, where one explains it; else, if `own`, the estimator's own bias."""
+    if check.covariance_in_units is None:
         return check
     used = check.judged & (check.estimate.pooling.pool >= 0)
     fault = likely_fault(
-        evaluation,
-        estimator,
-        check.estimate,
-        check.covariance_in_units,
-        used,
-        unit=check.moments.plan.unit,
-        horizon=check.horizon,
+        evaluation, estimator, check.estimate, used, check.contradicted, horizon=check.horizon, own=own
     )
     return replace(check, fault=fault)
+
+
+def _limit(moments: EstimatorMoments) -> FloatArray | None:
+    """The covariance of many trajectories in units, where that of n is another."""
+    # Those of self-normalised weights are the limit already.
+    averages = isinstance(moments.plan, Plan) and moments.plan.averages
+    return moments.at(None).covariance_in_units() if averages else None
 
 
 def _affordable(moments: EstimatorMoments) -> bool:

@@ -1,6 +1,8 @@
 """Which known fault a sampled gradient has that disagrees with the exact one."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -8,9 +10,9 @@ from fastpg.errors import InfiniteVariance, InvalidArgument
 from fastpg.evaluation import Evaluation, evaluate
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.judgement import chi_square
-from fastpg.moments import estimator_moments
+from fastpg.moments import EstimatorMoments, estimator_moments
 from fastpg.sampling.estimate import GradientEstimate, Pooling
-from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.estimators import Estimator, RewardToGo, TotalReturn, behaviour_of
 from fastpg.sampling.faults import (
     ActionBaseline,
     Fault,
@@ -24,55 +26,109 @@ from fastpg.validation import BoolArray, FloatArray
 
 # A fault is named where a sample that has it would be at least as far from its mean with this probability.
 EXPLAINED = 1e-3
+# No entry of a sample that has a fault is so many standard errors from its mean.
+MOST_Z = 8.0
 
 
 def likely_fault(
     evaluation: Evaluation | FiniteHorizonEvaluation,
     estimator: Estimator,
     estimate: GradientEstimate,
-    covariance: FloatArray,
     used: BoolArray,
+    contradicted: BoolArray,
     *,
-    unit: float,
     horizon: Horizon,
+    own: bool = True,
 ) -> str | None:
-    """The exact mean that explains `estimate`, in words; None where none of the known ones does.
+    """The fault whose exact law explains `estimate`, in words; None where none of the known ones does.
 
-    The mean of the estimator itself, which may be biased, where it does; else the best of those of its faults. They are
-    held against the `used` entries with the exact covariance (S, A, S, A) of one trajectory in units of
-    `unit`^2.
+    The best of the faults of `estimator`, and of `RewardToGo` and `TotalReturn` with its behaviour and baseline; where
+    none explains it and `own`, the mean of the estimator itself, which may be biased. The `used` entries are held
+    against the mean and covariance that the fault has, and no entry that is used or `contradicted` may be far off.
     """
     pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
+    seen = used | contradicted
+    scale = float(np.abs(estimate.mean).max(initial=0.0))
+    error = np.maximum(np.nan_to_num(estimate.standard_error), 1e-9 * scale)
+
+    def agreement(moments: EstimatorMoments) -> float:
+        """The p-value of the sample under these moments, 0 where an entry is too far off."""
+        off = estimate.mean - moments.mean
+        if (np.abs(off) > MOST_Z * error)[seen].any() or not moments.finite:
+            return 0.0
+        covariance = moments.covariance_in_units() / estimate.n
+        return chi_square(off / moments.plan.unit, covariance, pooling, estimate.contributions, EXPLAINED).p_value
+
     best: tuple[float, str] | None = None
-    for place, (what, mean) in enumerate(_means(evaluation, estimator, horizon, estimate.n)):
-        joint = chi_square(
-            (estimate.mean - mean) / unit, covariance / estimate.n, pooling, estimate.contributions, EXPLAINED
-        )
-        if joint.p_value >= EXPLAINED and (best is None or joint.p_value > best[0]):
-            best = joint.p_value, what
-            if place == 0:
-                break
+    for what, moments in _named(evaluation, estimator, horizon, estimate.n):
+        p = agreement(moments)
+        if p >= EXPLAINED and (best is None or p > best[0]):
+            best = p, what
+    if best is None and own:
+        for made in (estimator, _sound(estimator)):
+            itself = _moments(evaluation, partial(_same, made), horizon, estimate.n)
+            if itself is not None and agreement(itself) >= EXPLAINED:
+                return f"the exact mean of {type(made).__name__}, which is biased"
     return None if best is None else best[1]
 
 
-def _means(
+def _same(made: Estimator) -> Estimator:
+    return made
+
+
+def _sound(estimator: Estimator) -> Estimator:
+    """What is left of an estimator without its faults."""
+    while isinstance(estimator, Fault):
+        estimator = estimator.estimator
+    return estimator
+
+
+def _moments(
+    evaluation: Evaluation | FiniteHorizonEvaluation, made: Callable[[], Estimator], horizon: Horizon, n: int
+) -> EstimatorMoments | None:
+    """The law of what is made; None where that makes no sense, or has no mean."""
+    try:
+        moments = estimator_moments(evaluation, made(), horizon=horizon, n=n, allow_infinite=True)
+        _ = moments.mean
+    except (InvalidArgument, InfiniteVariance):
+        return None
+    return moments
+
+
+def _named(
     evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, horizon: Horizon, n: int
-) -> Iterator[tuple[str, FloatArray]]:
-    """What a sample could have the mean of, and that mean."""
-    sound = estimator.estimator if isinstance(estimator, Fault) else estimator
-    for candidate in (lambda: estimator, *_candidates(evaluation, sound)):
-        try:
-            made = candidate()
-            mean = estimator_moments(evaluation, made, horizon=horizon, n=n, allow_infinite=True).mean
-        except (InvalidArgument, InfiniteVariance):
-            continue
-        own = f"the exact mean of {type(made).__name__}, which is biased"
-        if isinstance(made, Fault):
-            yield made.what, mean
-        elif isinstance(horizon, int) and isinstance(evaluation, Evaluation) and _is_cut(evaluation, mean, horizon):
-            yield TruncatedWithoutBootstrap.what, mean
-        else:
-            yield own, mean
+) -> Iterator[tuple[str, EstimatorMoments]]:
+    """The faults that a sample could have, and the law of each."""
+    sound = _sound(estimator)
+    given: dict[str, Any] = {
+        "baseline": getattr(sound, "baseline", None),
+        "behaviour": behaviour_of(sound),
+        "weights": getattr(sound, "weights", None),
+    }
+    bases: list[Callable[[], Estimator]] = [partial(_same, sound)]
+    bases += [partial(kind, **given) for kind in (RewardToGo, TotalReturn) if type(sound) is not kind]
+    makers = [maker for base in bases for maker in _faults(evaluation, base)]
+    if isinstance(estimator, Fault):
+        makers.insert(0, partial(_same, estimator))
+    for maker in makers:
+        moments = _moments(evaluation, maker, horizon, n)
+        if moments is not None:
+            yield _what(maker()), moments
+    # A horizon that is not that of the gradient cuts it as an end would.
+    if isinstance(horizon, int) and isinstance(evaluation, Evaluation):
+        for base in bases:
+            moments = _moments(evaluation, base, horizon, n)
+            if moments is not None and _is_cut(evaluation, moments.mean, horizon):
+                yield TruncatedWithoutBootstrap.what, moments
+
+
+def _what(made: Estimator) -> str:
+    """The faults of an estimator, all of them."""
+    said = []
+    while isinstance(made, Fault):
+        said.append(made.what)
+        made = made.estimator
+    return " and ".join(said)
 
 
 def _is_cut(evaluation: Evaluation, mean: FloatArray, horizon: int) -> bool:
@@ -81,17 +137,16 @@ def _is_cut(evaluation: Evaluation, mean: FloatArray, horizon: int) -> bool:
     return bool(np.allclose(mean, finite, rtol=1e-9, atol=1e-12 * float(np.abs(finite).max(initial=0.0))))
 
 
-def _candidates(
-    evaluation: Evaluation | FiniteHorizonEvaluation, sound: Estimator
+def _faults(
+    evaluation: Evaluation | FiniteHorizonEvaluation, base: Callable[[], Estimator]
 ) -> tuple[Callable[[], Estimator], ...]:
-    """Makers of estimators, each of which may refuse what makes no sense for `sound`."""
+    """Makers of estimators with one fault, each of which may refuse what makes no sense."""
     q = evaluation.action_value.reshape(-1, *evaluation.policy.probabilities.shape)[-1]
     return (
-        lambda: sound,
-        lambda: MissingDiscount(sound),
-        lambda: RewardBeforeAction(sound),
-        lambda: TruncatedWithoutBootstrap(sound),
-        lambda: WrongRatio(sound),
-        lambda: WrongRatio(sound, power=-1),
-        lambda: ActionBaseline(sound, q),
+        lambda: MissingDiscount(base()),
+        lambda: RewardBeforeAction(base()),
+        lambda: TruncatedWithoutBootstrap(base()),
+        lambda: WrongRatio(base()),
+        lambda: WrongRatio(base(), power=-1),
+        lambda: ActionBaseline(base(), q),
     )

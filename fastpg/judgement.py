@@ -13,6 +13,9 @@ MIN_CONTRIBUTIONS = 100
 POWER = 0.9
 # Directions with less than this share of the largest variance have none but for rounding.
 NO_VARIANCE = 1e-9
+# The part of a variance that vanishes like 1/n in the limit: if it is all of c (G^2 - 1), G the normal of the limit,
+# the skewness is 6 c = sqrt(18 share), no more than that of a mean of MIN_CONTRIBUTIONS.
+SECOND_ORDER = 1 / (18 * MIN_CONTRIBUTIONS)
 
 
 def length(x: FloatArray) -> float:
@@ -59,12 +62,29 @@ class Joint(NamedTuple):
 NOTHING = Joint(0, 1.0, float("inf"))
 
 
+def beyond_limit(covariance: FloatArray, limit: FloatArray | None) -> FloatArray:
+    """The share (S, A) of each variance that is not in the limit of many trajectories."""
+    S, A = covariance.shape[:2]
+    variance = covariance.reshape(S * A, S * A).diagonal().reshape(S, A)
+    if limit is None:
+        return np.zeros((S, A))
+    gone = np.abs(variance - limit.reshape(S * A, S * A).diagonal().reshape(S, A))
+    return np.divide(gone, variance, out=np.zeros((S, A)), where=variance > 0)
+
+
 def chi_square(
-    difference: FloatArray, covariance: FloatArray, pooling: Pooling, contributions: FloatArray, level: float
+    difference: FloatArray,
+    covariance: FloatArray,
+    pooling: Pooling,
+    contributions: FloatArray,
+    level: float,
+    limit: FloatArray | None = None,
 ) -> Joint:
     """Chi-square test of pooled differences (S, A) of a mean whose covariance (S, A, S, A) is known, on its range.
 
     `contributions` (S, A) is what each entry rests on. The detectable bias is known before anything is sampled.
+    `limit` (S, A, S, A) is what the covariance is to leading order where that is not all: directions are left out of
+    which a share of more than SECOND_ORDER is not in it.
     """
     used, weight = _weights(pooling)
     if not used.size:
@@ -74,13 +94,20 @@ def chi_square(
     scale = np.sqrt(np.diag(pooled_covariance))
     size, direction = np.linalg.eigh(pooled_covariance / np.outer(scale, scale))
     free = size > NO_VARIANCE * size[-1]
-    along = direction.T @ (weight @ difference.ravel()[used] / scale)
-    rank = int(free.sum())
-    p_value = float(special().chdtrc(rank, np.sum(along[free] ** 2 / size[free])))
+    white = direction[:, free] / np.sqrt(size[free]) / scale[:, None]
+    rank, whole = int(free.sum()), True
+    if limit is not None:
+        kept = weight @ limit.reshape(difference.size, difference.size)[np.ix_(used, used)] @ weight.T
+        ratio, turn = np.linalg.eigh(white.T @ kept @ white)
+        normal = np.abs(1.0 - ratio) <= SECOND_ORDER
+        white, rank, whole = white @ turn[:, normal], int(normal.sum()), bool(normal.all())
+    if not rank:
+        return NOTHING
+    p_value = float(special().chdtrc(rank, np.sum((white.T @ (weight @ difference.ravel()[used])) ** 2)))
     fewest = np.atleast_1d(contributions.ravel()[used].min())
     critical = float(critical_z(level, fewest)[0])
-    # Nothing is guaranteed of a bias that cancels within a pool.
-    found = used.size == weight.shape[0] and np.isfinite(critical)
+    # Nothing is guaranteed of a bias that cancels within a pool, or along what is left out.
+    found = whole and used.size == weight.shape[0] and np.isfinite(critical)
     most = float(np.linalg.eigvalsh(pooled_covariance)[-1])
     needed = _chi_square_noncentrality(rank, critical) if found else float("inf")
     return Joint(rank, _raised_p(p_value, fewest), float(np.sqrt(needed * most)))

@@ -1,6 +1,7 @@
 """The verdict on an estimate: which entries are judged, by which test, and what it says."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from fastpg.errors import Disagreement
 from fastpg.judgement import (
     MIN_CONTRIBUTIONS,
     POWER,
+    SECOND_ORDER,
+    beyond_limit,
     chi_square,
     critical_z,
     hotelling,
@@ -46,7 +49,8 @@ class CrossCheck:
     `z`                   (S, A)  (estimate - exact) / standard error; masked where not `judged`
     `judged`              (S, A)  entries that rest on at least 100 contributions, by the model and in the sample,
                                   from 30 or more distinct trajectories
-    `settled`             (S, A)  entries that cannot vary, mostly 0 for certain, and had their value
+    `settled`             (S, A)  entries that cannot vary, mostly 0 for certain, and had their value; or that a
+                                  `BatchAverage` lets vary by terms of order 1/n only, and had it up to these
     `contradicted`        (S, A)  entries that cannot vary and had another value, or that must have been seen and were
                                   not
     `rank`                int     degrees of freedom of the joint test
@@ -99,7 +103,10 @@ class CrossCheck:
 
     @property
     def _finding(self) -> str:
-        return self.verdict if self.fault is None else f"{self.verdict}, but agrees with {self.fault}"
+        if self.verdict != "disagrees" or self.covariance_in_units is None:
+            return self.verdict
+        why = "and no known fault explains it" if self.fault is None else f"but agrees with {self.fault}"
+        return f"{self.verdict}, {why}"
 
     @property
     def agrees(self) -> bool:
@@ -165,24 +172,64 @@ def _common(expected: Contributions) -> BoolArray:
     return (expected.total >= MIN_CONTRIBUTIONS) & (expected.distinct >= SURELY_SEEN)
 
 
+class Varying(NamedTuple):
+    """Which entries are `constant` in the limit of many trajectories, by which `margin` those vary all the same, and
+    the `share` of each variance that is not in the limit."""
+
+    constant: BoolArray
+    margin: FloatArray
+    share: FloatArray
+
+
+def varying(
+    expected: Contributions,
+    moments: EstimatorMoments,
+    covariance: FloatArray,
+    limit: FloatArray | None,
+    false_alarm: float,
+) -> Varying:
+    """What varies, by the exact covariance for n trajectories and in the limit.
+
+    What is constant in the limit may vary by terms of order 1/n whose law is not normal: the margin is of Chebyshev.
+    """
+    deviation = moments.standard_deviation
+    constant = (expected.total == 0) | (deviation <= expected.resolution)
+    margin = np.where(constant, deviation, 0.0) * np.sqrt(deviation.size / (expected.n * false_alarm))
+    return Varying(constant, margin, beyond_limit(covariance, limit))
+
+
+def found_of_constants(margin: FloatArray, false_alarm: float) -> float:
+    """The length of bias that takes some constant entry beyond its margin with POWER, by Chebyshev again."""
+    return length((1.0 + np.sqrt(false_alarm / (1.0 - POWER))) * margin)
+
+
 def judge(
     exact: FloatArray,
     estimate: GradientEstimate,
     expected: Contributions,
     moments: EstimatorMoments | None,
     covariance: FloatArray | None,
+    limit: FloatArray | None,
     *,
     horizon: Horizon,
     false_alarm: float,
 ) -> CrossCheck:
-    """The verdict on an estimate that was pooled into `directions(expected)`."""
+    """The verdict on an estimate that was pooled into `directions(expected)`.
+
+    `limit` is the `covariance` of many trajectories where that of n differs, each None where it is too large.
+    """
     seen = (estimate.mean != 0) | (estimate.standard_error > 0)
-    constant = expected.total == 0
-    equal = np.abs(estimate.mean - exact) <= expected.resolution
+    constant, margin, share = expected.total == 0, np.zeros(exact.shape), np.zeros(exact.shape)
+    if moments is not None and covariance is not None:
+        constant, margin, share = varying(expected, moments, covariance, limit, false_alarm)
+    elif moments is not None and moments.at(None) is not moments:
+        constant &= estimate.standard_error == 0
+    equal = np.abs(estimate.mean - exact) <= np.maximum(expected.resolution, margin)
     contradicted = (constant & ~equal) | (~seen & ~equal & (expected.distinct >= SURELY_SEEN))
     settled = constant & equal
     contributions = np.minimum(expected.total, estimate.contributions)
     judged = _common(expected) & (contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
+    judged &= ~constant & (share <= SECOND_ORDER)
     error = estimate.standard_error
     if moments is not None and covariance is not None:
         error = moments.standard_deviation / np.sqrt(estimate.n)
@@ -194,7 +241,8 @@ def judge(
         if moments is not None and covariance is not None:
             pooling = estimate.pooling._replace(pool=np.where(judged, estimate.pooling.pool, -1))
             difference = (estimate.mean - exact) / moments.plan.unit
-            joint = chi_square(difference, covariance / estimate.n, pooling, contributions, false_alarm)
+            leading = None if limit is None else limit / estimate.n
+            joint = chi_square(difference, covariance / estimate.n, pooling, contributions, false_alarm, leading)
             rank, p_value, detectable = joint.rank, joint.p_value, moments.plan.unit * joint.detectable
         if not np.isfinite(detectable):
             # Two tests at equal levels, the second of as many entries as are judged.
@@ -206,8 +254,9 @@ def judge(
             found = length((critical + special().ndtri(POWER)) * error[tested])
             rank, p_value, detectable = joint.rank, sidak(min(joint.p_value, single), 2), min(found, joint.detectable)
     elif (settled | contradicted).all():
-        p_value, detectable = 1.0, 0.0
-    enough = np.minimum(expected.total / MIN_CONTRIBUTIONS, expected.distinct / SURELY_SEEN).max()
+        p_value, detectable = 1.0, found_of_constants(margin, false_alarm)
+    enough = np.minimum(expected.total / MIN_CONTRIBUTIONS, expected.distinct / SURELY_SEEN)
+    enough = np.minimum(enough, SECOND_ORDER / np.maximum(share, SECOND_ORDER**2)).max()
     return CrossCheck(
         exact,
         estimate,

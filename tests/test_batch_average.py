@@ -1,9 +1,11 @@
 """The average return of the sample as a baseline: exact moments against every tuple of trajectories."""
 
+import sys
 from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fastpg import (
     GAE,
@@ -21,6 +23,7 @@ from fastpg import (
     estimator_moments,
     evaluate,
     optimal_baseline,
+    problems,
     samples_needed,
 )
 from fastpg.sampling.faults import MissingDiscount, WrongRatio
@@ -218,3 +221,51 @@ def test_progress_covers_both_walks():
     assert seen == sorted(seen)
     assert seen[-1] == 1_000
     assert 500 in seen
+
+
+BANDIT = problems.bandit([1.0, 0.0])
+
+
+def two_contexts():
+    """Two bandits of equal rewards, one of which is drawn: what both say together is constant but for the average."""
+    P = np.zeros((3, 2, 3))
+    P[:2, :, 2] = 1
+    return MDP(P, [[1.0, 0.0], [1.0, 0.0], [0, 0]], 0.9, start=[0.5, 0.5, 0], terminal=[False, False, True])
+
+
+@pytest.mark.parametrize("against", ["gradient", "mean"])
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("kind", [TotalReturn, RewardToGo])
+def test_an_estimate_that_varies_by_terms_of_order_1_over_n_is_not_rejected(kind, leave_one_out, against):
+    # X = p (1 - p), p the share of one action: n (1/4 - X) is chi-square and not normal, and never 0 for certain.
+    uniform, estimator = SoftmaxPolicy.uniform(BANDIT), kind(BatchAverage(leave_one_out))
+    options = {"n": 100_000, "horizon": 1}
+    for seed in range(20):
+        check = crosscheck(BANDIT, uniform, estimator, rng=seed, against=against, **options)
+        assert check.agrees, str(check)
+        # Of standard deviation sqrt(2) / (4 n), and Chebyshev's margin is sqrt(4 entries / 1e-4) = 200 of these.
+        assert check.detectable_bias == pytest.approx(200 * 2 / (4 * 100_000) * (1 + np.sqrt(1e-3)), rel=1e-3)
+    assert detectable_bias(BANDIT, uniform, estimator, **options) == check.detectable_bias
+
+
+def test_a_wrong_reward_is_found_where_only_terms_of_order_1_over_n_vary(monkeypatch):
+    wrong = problems.bandit([1.01, 0.0])
+
+    def altered(_, *args, **options):
+        return estimate_gradient(wrong, *args, **options)
+
+    monkeypatch.setattr(sys.modules["fastpg.crosscheck"], "estimate_gradient", altered)
+    check = crosscheck(BANDIT, SoftmaxPolicy.uniform(BANDIT), TotalReturn(BatchAverage()), n=100_000, horizon=1, rng=0)
+    assert check.verdict == "disagrees"
+
+
+def test_directions_that_vary_by_terms_of_order_1_over_n_are_left_out():
+    # A chi-square taken for a normal is beyond its 1 % too often: more than 12 of 200 have probability below 1e-6.
+    mdp = two_contexts()
+    options = {"n": 100_000, "horizon": 1}
+    checks = [
+        crosscheck(mdp, SoftmaxPolicy.uniform(mdp), TotalReturn(BatchAverage()), rng=seed, **options)
+        for seed in range(200)
+    ]
+    assert {check.rank for check in checks} == {1}
+    assert np.count_nonzero([check.p_value < 0.01 for check in checks]) <= stats.binom.isf(1e-6, 200, 0.01)

@@ -1,11 +1,14 @@
 """The cross-check names what is wrong with a sample, and what is right with a biased estimator."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from fastpg import (
     GAE,
+    MDP,
     InfiniteVariance,
     InvalidArgument,
     PlugIn,
@@ -113,6 +116,50 @@ def test_an_unknown_fault_is_not_given_a_name():
     assert check.fault == MissingDiscount.what  # of the halved estimator
     altered = crosscheck(LAKE, POLICY, Halved(), n=400_000, horizon=20, rng=0)
     assert altered.fault == "the exact mean of Halved, which is biased"
+
+
+class Unlabelled:
+    """The terms of a fault under a name that tells nothing."""
+
+    def __init__(self, fault, behaviour=None):
+        self.fault, self.behaviour = fault, behaviour
+
+    def terms(self, mdp, table):
+        return self.fault.terms(mdp, table)
+
+
+@pytest.mark.parametrize("fault", [MissingDiscount, RewardBeforeAction, WrongRatio])
+def test_a_fault_is_named_without_its_label(fault):
+    mdp = problems.random_mdp(5, 3, rng=0)
+    policy = SoftmaxPolicy.uniform(mdp)
+    behaviour = SoftmaxPolicy.random(mdp, rng=1) if fault is WrongRatio else None
+    estimator = Unlabelled(fault(RewardToGo(behaviour=behaviour)), behaviour)
+    check = crosscheck(mdp, policy, estimator, n=400_000, horizon=8, rng=0)
+    assert check.fault == fault.what
+
+
+def test_faults_of_faults_are_all_named():
+    mdp = problems.random_mdp(5, 3, rng=0)
+    policy = SoftmaxPolicy.uniform(mdp)
+    both = MissingDiscount(RewardBeforeAction(RewardToGo()))
+    check = crosscheck(mdp, policy, both, n=400_000, horizon=8, rng=0)
+    assert check.fault == "the gradient without discount^t and rewards counted before their action"
+    # Without the labels neither fault alone explains the sample, and the name of one of them would be wrong.
+    bare = crosscheck(mdp, policy, Unlabelled(both), n=400_000, horizon=8, rng=0)
+    assert bare.fault == "the exact mean of Unlabelled, which is biased"
+
+
+def test_against_its_own_mean_an_estimator_is_not_excused_by_it(monkeypatch):
+    mdp = problems.random_mdp(5, 3, rng=0)
+    policy = SoftmaxPolicy.uniform(mdp)
+
+    def altered(mdp, *args, **options):
+        return estimate_gradient(MDP(mdp.transition, 1.1 * mdp.reward, mdp.discount, mdp.start), *args, **options)
+
+    monkeypatch.setattr(sys.modules["fastpg.crosscheck"], "estimate_gradient", altered)
+    check = crosscheck(mdp, policy, RewardToGo(), n=400_000, horizon=8, rng=0, against="mean")
+    assert check.fault is None
+    assert str(check).startswith("disagrees, and no known fault explains it: p = ")
 
 
 def test_a_check_stops_when_it_is_decided():

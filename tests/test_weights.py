@@ -17,6 +17,7 @@ from fastpg import (
     TemporalDifference,
     TotalReturn,
     crosscheck,
+    detectable_bias,
     estimate_gradient,
     estimator_moments,
     evaluate,
@@ -290,3 +291,14 @@ def test_a_check_judges_weights_and_finds_a_wrong_ratio():
         wrong = crosscheck(mdp, policy, WrongRatio(x, power=0.5), n=400_000, horizon=5, rng=0)
         assert wrong.verdict == "disagrees"
         assert wrong.fault is not None
+
+
+def test_self_normalised_weights_of_a_constant_settle():
+    mdp = problems.bandit([1.0, -1.0])
+    policy = SoftmaxPolicy.uniform(mdp)
+    for behaviour in (SoftmaxPolicy.random(mdp, rng=0), SoftmaxPolicy([[3.0, 0.0]] * 2)):
+        estimator = TotalReturn(behaviour=behaviour, weights="self-normalised")
+        check = crosscheck(mdp, policy, estimator, n=1_000, horizon=1, rng=0)
+        assert check.agrees
+        assert check.settled.all()
+        assert detectable_bias(mdp, policy, estimator, n=1_000, horizon=1) == pytest.approx(0.0, abs=1e-5)

@@ -57,8 +57,8 @@ class EstimatorMoments:
     _law: StepLaw | Steps
     _recursion: Stepwise | Sampled | Perturbed
 
-    def at(self, n: int) -> "EstimatorMoments":
-        """Those of the estimate from n trajectories: itself where they do not depend on n."""
+    def at(self, n: int | None) -> "EstimatorMoments":
+        """Those of the estimate from n trajectories, None the limit of many: itself where they do not depend on n."""
         if not isinstance(self._recursion, Sampled) or not self._recursion.depends:
             return self
         recursion = self._recursion.at(n)

@@ -105,8 +105,8 @@ class Sampled:
             return S * steps
         return S * max(6 * len(self._parts.channels.own) * S * A, 6 * steps)
 
-    def at(self, n: int) -> "Sampled":
-        """The same of n trajectories."""
+    def at(self, n: int | None) -> "Sampled":
+        """The same of n trajectories, None the limit of many."""
         return Sampled.of(self.plan, self.law, n)
 
     @property
