@@ -35,14 +35,14 @@ def inverse(matrix: Any) -> Inverse:
     fmpz_mat, n = flint().fmpz_mat, matrix.nrows()
     primes = (flint().fmpz(x) for x in count(2**63 + 29, 2) if flint().fmpz(x).is_prime())
     q = next(p for p in primes if flint().nmod_mat(matrix, p).det() != 0)
-    B = fmpz_mat(n, n, [int(x) for x in flint().nmod_mat(matrix, q).inv().entries()])
+    B = fmpz_mat(n, n, list(map(int, flint().nmod_mat(matrix, q).inv().entries())))
     # The determinant is at most the product of the sums of the rows.
     bits = sum(norm.bit_length() for norm in _norms(matrix))
     # A step of Newton's costs about as much as n steps of lifting.
     while 2 * n * q.bit_length() < bits:
-        # Rounding down drops the identity.
-        R = fmpz_mat(n, n, [-(x // q) % q for x in (matrix * B).entries()])
-        B += q * fmpz_mat(n, n, [x % q for x in (B * R).entries()])
+        # Rounding down drops the identity of A B, which leaves -R.
+        R = fmpz_mat(n, n, [x // q % q for x in (matrix * B).entries()])
+        B -= q * fmpz_mat(n, n, [x % q for x in (B * R).entries()])
         q *= q
     return Inverse(matrix, B, q, bits)
 
@@ -67,7 +67,7 @@ class Lifting:
         return self._inverse.bits + int(self._norm.bit_length() + self._size.bit_length()) + SPARE_BITS
 
     def extend(self, bits: int) -> None:
-        """Lift until the power of q has so many bits."""
+        """Lift until the power of q has so many bits, but for less than one for each digit."""
         A, B, q, _ = self._inverse
         fmpz_mat, n, r = flint().fmpz_mat, A.nrows(), self.residual
         digits = []
@@ -86,12 +86,12 @@ class Lifting:
         |A| max|N| + D max|b| < power. Lifts as far as that takes.
         """
         while True:
-            found = self._over(known)
+            found = self.attempt(known)
             if found is not None:
                 return found
             self.extend(2 * self.power.bit_length())
 
-    def _over(self, D: Any) -> tuple[list[Any], Any] | None:
+    def attempt(self, D: Any) -> tuple[list[Any], Any] | None:
         """N and D where the power of q suffices to find and to prove them."""
         m = self.power
         N: list[Any] = []

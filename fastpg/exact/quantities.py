@@ -110,7 +110,8 @@ class Quantities(Generic[N]):
     @cached_property
     def visitation(self) -> N:
         terminal = self.model.problem.terminal
-        return self.arrivals.only(terminal) + (self.model.stop * self.arrivals).only(~terminal)
+        passing = (self.model.stop * self.arrivals).only(~terminal)
+        return self.arrivals.only(terminal) + passing if terminal.any() else passing
 
     @cached_property
     def state_action_visitation(self) -> N:
