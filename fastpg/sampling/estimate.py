@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastpg.chain import in_units
-from fastpg.errors import SolveError
+from fastpg.errors import InvalidArgument, SolveError
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.rng import RNG, philox_key
@@ -110,7 +110,10 @@ def estimate_gradient(
     key, made = philox_key(rng), plan(mdp, policy, estimator, horizon)
     shape, rows = made.policy.probabilities.shape, made.rows
     made.require_sample(n, keep_partial=keep_partial)
-    pool, weight = pooling = pooled(np.ones(shape, bool), POOLS) if pooling is None else pooling
+    pooling = pooled(np.ones(shape, bool), POOLS) if pooling is None else pooling
+    if not isinstance(pooling, Pooling) or any(np.shape(x) != shape for x in pooling):
+        raise InvalidArgument(f"pooling must be a Pooling of two arrays of shape {shape} but is {pooling!r:.80}")
+    pool, weight = pooling
     B = min(n, BLOCKS)
     # floor(b n / B) for b = 0..B, in two parts that cannot overflow.
     b = np.arange(B + 1, dtype=np.int64)
