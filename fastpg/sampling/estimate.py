@@ -164,9 +164,9 @@ def estimate_gradient(
     if made.normalised:
         limit, sums, blocks = _linearised(sums, blocks, weights, sizes, pooling)
     mean, standard_error, contributions = _moments(sums, n, B)
-    mean = in_units("mean", limit + mean, made.unit, mdp)
-    standard_error = in_units("standard_error", standard_error, made.unit, mdp)
-    blocks = in_units("blocks", blocks, made.unit, mdp)
+    mean = in_units("mean", limit + mean, made.unit, mdp, made.unit)
+    standard_error = in_units("standard_error", standard_error, made.unit, mdp, made.unit)
+    blocks = in_units("blocks", blocks, made.unit, mdp, made.unit)
     return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(sizes), pooling)
 
 
