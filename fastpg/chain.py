@@ -157,9 +157,17 @@ def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
 
 
 def finite(
-    name: str, x: FloatArray, mdp: MDP, undefined: Callable[[], BoolArray] | None = None, first: int = 0
+    name: str,
+    x: FloatArray,
+    mdp: MDP,
+    undefined: Callable[[], BoolArray] | None = None,
+    first: int = 0,
+    largest: float | None = None,
 ) -> FloatArray:
-    """`x`, which begins at index `first`, all of it finite but where it is `undefined()`; else SolveError."""
+    """`x`, which begins at index `first`, all of it finite but where it is `undefined()`; else SolveError.
+
+    `largest` is the size of the terms it is made of, where these are not rewards alone.
+    """
     # The sum of squares settles nearly every case in a fraction of the time of isfinite; for more numbers BLAS starts
     # threads, which wait where the cores are busy.
     if x.size <= ONE_THREAD and isfinite(np.vdot(x, x)):
@@ -168,17 +176,22 @@ def finite(
     if not good.all():
         head, *rest = (int(i) for i in np.argwhere(~good)[0])
         place = ", ".join(map(str, [head + first, *rest]))
+        terms, them = "rewards", ""
+        if largest is None:
+            largest = float(np.abs(mdp.expected_reward).max())
+        else:
+            terms, them = "rewards, baselines and tables of values", " and the others with them"
         raise SolveError(
-            f"{name}[{place}] overflows float64 at discount {mdp.discount!r} with rewards up to "
-            f"{np.abs(mdp.expected_reward).max():.3g}; scale the rewards down"
+            f"{name}[{place}] overflows float64 at discount {mdp.discount!r} with {terms} up to "
+            f"{largest:.3g}; scale the rewards down{them}"
         )
     return x
 
 
-def in_units(name: str, x: FloatArray, unit: float, mdp: MDP) -> FloatArray:
+def in_units(name: str, x: FloatArray, unit: float, mdp: MDP, largest: float | None = None) -> FloatArray:
     """`x` times a unit of reward; SolveError where that overflows. What is not finite before stays."""
     with np.errstate(over="ignore"):
-        return frozen(finite(name, unit * x, mdp, lambda: ~np.isfinite(x)))
+        return frozen(finite(name, unit * x, mdp, lambda: ~np.isfinite(x), largest=largest))
 
 
 def reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:

@@ -97,7 +97,7 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
     from fastpg import documents, plot, plot_variance, progress, report
     from fastpg.crosscheck import crosscheck, holm
     from fastpg.evaluation import evaluate
-    from fastpg.lines import planned
+    from fastpg.lines import left_out, planned
     from fastpg.resolve import policy_named, subject
     from fastpg.rng import generator
 
@@ -132,12 +132,13 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
             lines.append(documents.Line(name, check, check.estimate.steps * pace.rate / check.estimate.n, episodes))
     checks = holm([line.check for line in lines], arguments.false_alarm)
     lines = [line._replace(check=check) for line, check in zip(lines, checks, strict=True)]
+    skipped = left_out(arguments.estimators, horizons)
     case = documents.Case(asked.name, arguments.policy, arguments.seed, asked.grid)
     if arguments.json:
-        _emit(documents.as_json(documents.crosscheck_document(case, exact, lines, arguments.false_alarm)))
+        _emit(documents.as_json(documents.crosscheck_document(case, exact, lines, arguments.false_alarm, skipped)))
     else:
         text = report.crosscheck_text(case, exact, lines, arguments.false_alarm)
-        _emit(text if arguments.estimators is None else f"{text}\n\n{report.variance_text(lines)}")
+        _emit(text if arguments.estimators is None else f"{text}\n\n{report.variance_text(lines, skipped)}")
     if arguments.plot:
         plot.draw_crosscheck(case, exact[horizons[0]], lines).savefig(arguments.plot)
     if arguments.plot_variance:
@@ -219,7 +220,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--estimators",
         metavar="all|NAME,...",
-        help="check these and compare their variances; 'all' lists the names (default: three that are unbiased)",
+        help="check these and compare their variances; an unknown name lists them, and 'all' is all of these but "
+        "FiniteDifference, FiniteDifference common and EvolutionStrategy coordinate, for which N trajectories decide "
+        "little (default: three that are unbiased)",
     )
     verb.add_argument("--plot-variance", metavar="FILE", help="draw covariances, z-scores and variances")
     verb.add_argument("--threads", type=_count, metavar="K", help="threads to sample on (default: all cores)")

@@ -106,9 +106,16 @@ def error_bounds(evaluation: Exact) -> Document:
 
 
 def crosscheck_document(
-    case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[Line], false_alarm: float
+    case: Case,
+    exact: Mapping[Horizon, Exact],
+    lines: Sequence[Line],
+    false_alarm: float,
+    skipped: Mapping[Horizon, Sequence[str]],
 ) -> Document:
-    """Everything `fastpg crosscheck` knows; `z` is null where an entry is not judged."""
+    """Everything `fastpg crosscheck` knows; `z` is null where an entry is not judged.
+
+    `skipped` names what would be biased with a horizon and has no line.
+    """
     return {
         **_head("crosscheck", case, next(iter(exact.values())).mdp),
         "exact": [
@@ -123,6 +130,7 @@ def crosscheck_document(
         "false_alarm": false_alarm,
         "false_alarm_of_a_line": false_alarm / len(lines),
         "lines": [_line_document(line) for line in lines],
+        "skipped": [{"horizon": horizon, "estimators": list(names)} for horizon, names in skipped.items()],
         "agrees": all(line.check.agrees for line in lines),
     }
 
@@ -176,17 +184,17 @@ def _model(mdp: MDP) -> Document:
 
 
 def exact_variance(check: CrossCheck) -> float:
-    """The sum of the exact variances of one trajectory's estimate; nan where they were not computed."""
+    """The sum of the exact variances of one sample's estimate; nan where they were not computed."""
     return math.nan if check.moments is None or check.covariance_in_units is None else check.moments.trace
 
 
 def sampled_variance(check: CrossCheck) -> float:
-    """The sum of the sampled variances of one trajectory's estimate."""
+    """The sum of the sampled variances of one sample's estimate."""
     return float(np.sum(check.estimate.standard_error**2) * check.estimate.n)
 
 
 def variance_seconds(line: Line) -> float:
-    """Exact variance times the seconds that a trajectory took: the time to a mean of variance 1."""
+    """Exact variance times the seconds that a sample took: the time to a mean of variance 1."""
     return exact_variance(line.check) * line.check.estimate.steps / line.check.estimate.n / line.pace
 
 

@@ -1,6 +1,6 @@
 """The lines of a cross-check on the command line: which estimators, by name, with which horizon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,28 +74,42 @@ ESTIMATORS: dict[str, Callable[[Exact, Horizon], Estimator]] = {
     "TD visitation": lambda exact, _: TemporalDifference(_value(exact), along="visitation"),
 }
 UNBIASED = 10
-# Those whose entries rest on a share of the trajectories each are checked where they are asked for.
+# Those whose entries rest on a share of the trajectories each, which "all" does not stand for.
 BY_NAME = ("EvolutionStrategy coordinate", "FiniteDifference", "FiniteDifference common")
 
 
 def planned(names: str | None, exact: dict[Horizon, Exact]) -> list[Planned]:
     """The lines for each horizon that was evaluated, the first horizon in full.
 
-    `names` is "all", or names separated by commas; by default three estimators, and one with each other horizon.
+    `names` is "all" but those of BY_NAME, or names separated by commas; by default three estimators, and one with each
+    other horizon.
     """
     horizons = list(exact)
     if names is None:
         chosen = ["TotalReturn", "RewardToGo", "RewardToGo - V"]
         lines = [(name, horizons[0]) for name in chosen] + [("RewardToGo", horizon) for horizon in horizons[1:]]
     else:
-        every = [name for name in ESTIMATORS if name not in BY_NAME]
-        chosen = every if names == "all" else [_known(name) for name in names.split(",")]
-        unbiased = list(ESTIMATORS)[:UNBIASED]
-        # With a finite horizon V depends on the steps to go: what plugs it in is biased and judged by its own mean.
-        lines = [(name, h) for h in horizons for name in chosen if h == "geometric" or name in unbiased]
+        lines = [(name, horizon) for horizon in horizons for name in _chosen(names) if _unbiased(name, horizon)]
         if not lines:
             raise InvalidArgument(f"{names} is unbiased for the infinite horizon only; use --horizon geometric")
     return [_line(name, exact[horizon], horizon) for name, horizon in lines]
+
+
+def left_out(names: str | None, horizons: Iterable[Horizon]) -> dict[Horizon, list[str]]:
+    """The names that are asked for and have no line with a horizon, for they would be biased."""
+    chosen = [] if names is None else _chosen(names)
+    every = {horizon: [name for name in chosen if not _unbiased(name, horizon)] for horizon in horizons}
+    return {horizon: found for horizon, found in every.items() if found}
+
+
+def _chosen(names: str) -> list[str]:
+    every = [name for name in ESTIMATORS if name not in BY_NAME]
+    return every if names == "all" else [_known(name) for name in names.split(",")]
+
+
+def _unbiased(name: str, horizon: Horizon) -> bool:
+    # With a finite horizon V depends on the steps to go: what plugs it in is biased and judged by its own mean.
+    return horizon == "geometric" or name in list(ESTIMATORS)[:UNBIASED]
 
 
 def _line(name: str, exact: Exact, horizon: Horizon) -> Planned:

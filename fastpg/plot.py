@@ -83,7 +83,7 @@ def draw_crosscheck(case: "Case", evaluation: "Exact", lines: "Sequence[Line]") 
         above, below = figure.subfigures(2, 1, height_ratios=(height, 3.8 * rows))
         _on_grid(above, case.grid, evaluation)
         _scatters(below, lines, rows, columns)
-    figure.suptitle(_title(case, evaluation), fontsize=12)
+    figure.suptitle(_title(case, evaluation, lines), fontsize=12)
     return figure
 
 
@@ -95,12 +95,14 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=130, layout=layout, facecolor="white")
 
 
-def _title(case: "Case", evaluation: "Exact") -> str:
+def _title(case: "Case", evaluation: "Exact", lines: "Sequence[Line]" = ()) -> str:
     horizon = getattr(evaluation, "horizon", None)
     ends = "infinite horizon" if horizon is None else f"T = {horizon}"
     policy = f"random policy, seed {case.seed}" if case.policy == "random" else f"{case.policy} policy"
     model = f"{case.problem}, {policy}, discount {evaluation.mdp.discount:.6g}, {ends}"
-    return f"{model}: J = {evaluation.expected_return:.6g}"
+    own = {line.check.horizon for line in lines} - {horizon, "geometric"}
+    apart = f" ({', '.join(f'T = {T}' for T in own)} where a line says so)" if own else ""
+    return f"{model}: J = {evaluation.expected_return:.6g}{apart}"
 
 
 def _value(evaluation: "Exact") -> FloatArray:

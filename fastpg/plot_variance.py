@@ -34,12 +34,14 @@ def draw_variance(case: "Case", evaluation: "Exact", lines: "Sequence[Line]") ->
     moments = [estimator_moments(evaluation, GAE(trace, value), horizon=horizon) for trace in TRACES]
     _curve(traces, TRACES, [x.trace for x in moments], "trace λ", "GAE with V")
     _costs(costs, lines)
-    figure.suptitle(_title(case, evaluation), fontsize=12)
+    figure.suptitle(_title(case, evaluation, lines), fontsize=12)
     return figure
 
 
 def _covariances(figure: "Figure", exact: "Axes", sampled: "Axes", line: "Line") -> None:
     """Correlation-like: both covariances divided by the exact standard deviations."""
+    from matplotlib.ticker import MaxNLocator
+
     check = line.check
     known, seen = covariances_tested(check)
     scale = np.sqrt(np.maximum(np.diag(known), 1e-300))
@@ -47,6 +49,8 @@ def _covariances(figure: "Figure", exact: "Axes", sampled: "Axes", line: "Line")
         image = panel.imshow(matrix / np.outer(scale, scale), cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
         panel.set_title(f"{line.estimator}: {name} covariance", fontsize=TITLE)
         panel.set_xlabel("entry (those tested)", fontsize=LABEL)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.tick_params(labelsize=TICK)
     bar = figure.colorbar(image, ax=sampled, shrink=0.8)
     bar.ax.tick_params(labelsize=TICK)
@@ -77,7 +81,9 @@ def _scores(panel: "Axes", lines: "Sequence[Line]") -> None:
         panel.hist(np.clip(z, -4, 4), bins=33, range=(-4, 4), density=True, color=BLUE, label=f"{z.size} entries")
     panel.plot(x, np.exp(-x * x / 2) / np.sqrt(2 * np.pi), color=INK, linewidth=1.0, label="normal")
     panel.set_title("z-scores of all lines", fontsize=TITLE)
-    panel.set_xlabel("(sampled - exact) / exact standard error", fontsize=LABEL)
+    exact = [line.check.covariance_in_units is not None for line in lines]
+    kind = "exact" if all(exact) else "exact or sampled" if any(exact) else "sampled"
+    panel.set_xlabel(f"(sampled - exact) / {kind} standard error", fontsize=LABEL)
     panel.legend(fontsize=TICK, frameon=False)
     panel.tick_params(labelsize=TICK)
 
@@ -98,12 +104,21 @@ def _costs(panel: "Axes", lines: "Sequence[Line]") -> None:
     from fastpg.documents import exact_variance, sampled_variance
 
     place = np.arange(len(lines))
-    panel.barh(place - 0.2, [exact_variance(line.check) for line in lines], 0.4, color=BLUE, label="exact")
-    panel.barh(place + 0.2, [sampled_variance(line.check) for line in lines], 0.4, color=GREY, label="sampled")
+    exact = np.array([exact_variance(line.check) for line in lines])
+    sampled = np.array([sampled_variance(line.check) for line in lines])
+    panel.barh(place - 0.2, exact, 0.4, color=BLUE, label="exact")
+    panel.barh(place + 0.2, sampled, 0.4, color=GREY, label="sampled")
     names = [f"{x.estimator}, T {x.check.horizon}".replace("geometric", "geom.") for x in lines]
     panel.set_yticks(place, names, fontsize=TICK)
     panel.invert_yaxis()
-    panel.set_xscale("log")
-    panel.set_title("variance of one trajectory", fontsize=TITLE, pad=24)
+    found = np.concatenate((exact, sampled))
+    found = found[np.isfinite(found) & (found > 0)]
+    # A bar is as long as its logarithm says, so that near ones would look far apart.
+    if found.size and found.max() > 10 * found.min():
+        panel.set_xscale("log")
+        panel.set_xlim(left=10.0 ** (np.ceil(np.log10(found.min())) - 1))
+    else:
+        panel.locator_params(axis="x", nbins=5)
+    panel.set_title("variance of one sample", fontsize=TITLE, pad=24)
     panel.legend(fontsize=TICK, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     panel.tick_params(labelsize=TICK)

@@ -151,14 +151,14 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
     return "\n".join([_listed(facts), "", _table(headers, rows), "", *notes, "", *_conclusion(lines)])
 
 
-def variance_text(lines: Sequence[Line]) -> str:
-    """What the estimate of one trajectory varies by, exactly and in the sample, and what that costs."""
+def variance_text(lines: Sequence[Line], skipped: Mapping[Horizon, Sequence[str]]) -> str:
+    """What the estimate of one sample varies by, exactly and sampled, what that costs, and which have no line."""
     headers = (
         "\nestimator",
         ">\nT",
         ">exact\nvariance",
         ">sampled\nvariance",
-        ">steps of a\ntrajectory",
+        ">steps of a\nsample",
         ">variance x\nseconds",
     )
     rows = [
@@ -173,8 +173,13 @@ def variance_text(lines: Sequence[Line]) -> str:
         for line in lines
     ]
     notes = [
-        "variance: of the estimate of one trajectory, summed over the entries.",
+        "variance: of the estimate of one sample, summed over the entries. A sample is a trajectory, or all those that",
+        "  a perturbation of the policy takes.",
         "variance x seconds: the seconds of sampling to a mean of variance 1; less is better.",
+    ]
+    notes += [
+        f"Not checked with T = {horizon}, for they are unbiased for the infinite horizon only: {', '.join(names)}."
+        for horizon, names in skipped.items()
     ]
     return "\n".join([_table(headers, rows), "", *notes])
 

@@ -147,9 +147,11 @@ def require_solver(name: str, value: object) -> None:
 
 
 def positive_integer(name: str, value: object) -> int:
-    """`value` as an int of at least 1."""
+    """`value` as an int of at least 1 that 64 bits hold."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InvalidArgument(f"{name} must be a positive integer but is {value!r}")
+    if value >= 2**63:
+        raise InvalidArgument(f"{name} must be an integer below 2^63 but is {value!r}")
     return int(value)
 
 

@@ -199,6 +199,9 @@ def test_what_an_average_cannot_be_is_told():
     mdp, policy, other, _ = small_case(0)
     ev = evaluate(mdp, policy, horizon=2)
     alone = TotalReturn(BatchAverage(leave_one_out=True))
+    for given in ("no", 3, None):
+        with pytest.raises(InvalidArgument, match="leave_one_out must be True or False but is"):
+            BatchAverage(leave_one_out=given)
     with pytest.raises(InvalidArgument, match="n must be at least 2 but is 1"):
         estimator_moments(ev, alone, n=1)
     with pytest.raises(InvalidArgument, match="n of at least 2"):

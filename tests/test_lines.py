@@ -30,9 +30,13 @@ def test_crosscheck_compares_the_variances_of_estimators(capsys):
     code, out, _ = run(capsys, "-n", "2e5", "--estimators", "rewardtogo - v, TD")
     assert code == 0
     # TD needs the infinite horizon to be unbiased.
+    assert "Not checked with T = 100, for they are unbiased for the infinite horizon only: TD." in out
     assert out.count("RewardToGo - V") == 4
     assert out.count("\nTD ") == 2
     assert "exact   sampled" in out
+    code, out, _ = run(capsys, "-n", "2e5", "--estimators", "RewardToGo,TD", "--horizon", "30", "--json")
+    assert code == 0
+    assert json.loads(out)["skipped"] == [{"horizon": 30, "estimators": ["TD"]}]
     code, _, err = run(capsys, "--estimators", "actor")
     assert code == 2
     assert "RewardToGo - best" in err
@@ -40,6 +44,13 @@ def test_crosscheck_compares_the_variances_of_estimators(capsys):
     code, _, err = run(capsys, "--estimators", "TD", "--horizon", "5")
     assert code == 2
     assert "infinite horizon only" in err
+
+
+def test_help_says_what_all_leaves_out(capsys):
+    assert main(["crosscheck", "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for name in BY_NAME:
+        assert name in words
 
 
 def test_perturbed_policies_share_the_trajectories_of_their_line(capsys):

@@ -17,6 +17,7 @@ from fastpg import (
     PlugIn,
     RewardToGo,
     SoftmaxPolicy,
+    SolveError,
     TemporalDifference,
     TotalReturn,
     estimator_moments,
@@ -338,6 +339,13 @@ def test_the_total_return_of_an_endless_process_has_no_variance():
     mdp = problems.two_state()
     with pytest.raises(InfiniteVariance, match="TotalReturn"):
         estimator_moments(evaluate(mdp, SoftmaxPolicy.uniform(mdp)), TotalReturn())
+
+
+def test_a_baseline_that_overflows_is_told_as_such():
+    mdp = problems.two_state()
+    moments = estimator_moments(evaluate(mdp, SoftmaxPolicy.uniform(mdp)), RewardToGo(1e200))
+    with pytest.raises(SolveError, match=r"with rewards, baselines and tables of values up to [12]\.?\d*e\+200; scale"):
+        moments.variance  # noqa: B018
 
 
 def test_bad_input_is_told():

@@ -156,8 +156,9 @@ def test_any_policy_is_perturbed_in_its_logits():
 def test_what_makes_no_sense_is_told():
     ev = evaluate(GOOD, BETTER)
     for make, message in (
-        (lambda: FiniteDifference(0.0), "step must be positive but is 0.0"),
-        (lambda: FiniteDifference(51.0), r"step must be a number in \[0, 50\] but is 51.0"),
+        (lambda: FiniteDifference(0.0), r"step must be a number in \[1e-60, 50\] but is 0.0"),
+        (lambda: FiniteDifference(1e-300), r"step must be a number in \[1e-60, 50\] but is 1e-300"),
+        (lambda: FiniteDifference(51.0), r"step must be a number in \[1e-60, 50\] but is 51.0"),
         (lambda: EvolutionStrategy(-1.0), "scale must be a number"),
         (lambda: EvolutionStrategy(0.1, directions.Gaussian), "directions must be random ones such as Gaussian"),
         (lambda: EvolutionStrategy(antithetic=False, common=True), "common random numbers need pairs"),

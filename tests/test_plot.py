@@ -10,6 +10,7 @@ import fastpg
 from fastpg.cli import main
 from fastpg.documents import Case, Line
 from fastpg.errors import InvalidArgument
+from fastpg.lines import planned
 from fastpg.plot import draw_crosscheck, draw_evaluation, require_writable
 from fastpg.plot_variance import covariances_tested, draw_variance
 from fastpg.resolve import subject
@@ -130,6 +131,56 @@ def test_the_picture_of_variances_shows_what_is_computed(tmp_path):
     assert curve.get_ydata()[-1] == last
     assert axes_titled(figure, "exact covariance").get_images()
     assert "judged" not in axes_titled(figure, "z-scores").get_legend().get_texts()[0].get_text()
+
+
+def variances_drawn(names, horizons, tmp_path, n=20_000):
+    """The picture of the small lake for some estimators with each horizon."""
+    case, evaluation = evaluated("frozen-lake-4x4")
+    exact = {
+        h: fastpg.evaluate(evaluation.mdp, evaluation.policy, horizon=None if h == "geometric" else h) for h in horizons
+    }
+    lines = [
+        Line(
+            name,
+            fastpg.crosscheck(evaluation.mdp, evaluation.policy, estimator, n=n // episodes, horizon=horizon, rng=0),
+            1e6,
+            episodes,
+        )
+        for name, estimator, horizon, episodes in planned(names, exact)
+    ]
+    return drawn(draw_variance(case, exact[horizons[0]], lines), tmp_path)
+
+
+def test_bars_of_variances_show_their_ratios(tmp_path):
+    near = axes_titled(variances_drawn("RewardToGo,RewardToGo - V", ["geometric", 100], tmp_path), "one sample")
+    assert near.get_xscale() == "linear"
+    assert near.get_xlim()[0] == 0
+    far = axes_titled(variances_drawn("RewardToGo,PlugIn Q - V", ["geometric"], tmp_path), "one sample")
+    assert far.get_xscale() == "log"
+    least = min(bar.get_width() for bar in far.patches)
+    assert least / 10 <= far.get_xlim()[0] < least
+
+
+def test_labels_say_what_lines_of_other_kinds_are(tmp_path):
+    mixed = variances_drawn("RewardToGo,EvolutionStrategy", ["geometric", 100], tmp_path)
+    assert "(T = 100 where a line says so)" in mixed.get_suptitle()
+    assert "exact or sampled standard error" in axes_titled(mixed, "z-scores").get_xlabel()
+    plain = variances_drawn("RewardToGo", [30], tmp_path)
+    assert "T = 30: J" in plain.get_suptitle()
+    assert "where a line" not in plain.get_suptitle()
+    assert "/ exact standard error" in axes_titled(plain, "z-scores").get_xlabel()
+
+
+def test_entries_of_a_covariance_are_counted_in_whole_numbers(tmp_path):
+    mdp = fastpg.problems.bandit([1.0, 0.0])
+    evaluation = fastpg.evaluate(mdp, fastpg.SoftmaxPolicy.uniform(mdp), horizon=1)
+    check = fastpg.crosscheck(mdp, evaluation.policy, fastpg.RewardToGo(), n=1000, horizon=1, rng=0)
+    figure = drawn(
+        draw_variance(Case("bandit", "uniform", 0, None), evaluation, [Line("RewardToGo", check, 1e6)]), tmp_path
+    )
+    panel = axes_titled(figure, "exact covariance")
+    for ticks in (panel.get_xticks(), panel.get_yticks()):
+        np.testing.assert_array_equal(ticks, np.round(ticks))
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])

@@ -10,18 +10,24 @@ from scipy import stats
 
 from fastpg import (
     MDP,
+    DirectPolicy,
     InvalidArgument,
     InvalidPolicy,
     RewardToGo,
     SoftmaxPolicy,
     SolveError,
+    TemporalDifference,
     TotalReturn,
     estimate_gradient,
+    estimator_moments,
+    evaluate,
     problems,
     rollout,
     sample_evaluation,
 )
 from fastpg.kernels import sampling as kernels
+from fastpg.sampling.estimate import Pooling
+from fastpg.sampling.faults import ActionBaseline, WrongRatio
 from fastpg.testing.models import as_sparse, dense_transition
 from fastpg.testing.strategies import mdp_and_policy
 
@@ -235,6 +241,7 @@ def test_one_trajectory_has_no_standard_error():
 
 BAD = [
     ({"n": 0}, InvalidArgument, "n must be a positive integer but is 0"),
+    ({"n": 10**30}, InvalidArgument, "n must be an integer below 2^63 but is 1" + 30 * "0"),
     ({"n": 1.5}, InvalidArgument, "n must be a positive integer but is 1.5"),
     ({"horizon": 0}, InvalidArgument, "horizon must be a positive integer but is 0"),
     ({"horizon": "forever"}, InvalidArgument, "horizon must be a positive number of steps or 'geometric'"),
@@ -266,6 +273,47 @@ def test_bad_baselines_are_named(baseline, message):
     with pytest.raises(InvalidArgument) as caught:
         estimate_gradient(LAKE, RANDOM, RewardToGo(baseline), n=10, horizon=5, rng=0)
     assert message in str(caught.value)
+
+
+def test_steps_from_the_visitation_have_no_horizon():
+    ev, estimator = evaluate(LAKE, RANDOM), TemporalDifference(np.zeros(16), along="visitation")
+    with pytest.raises(InvalidArgument, match="horizon must be None, 'geometric' or 1 but is 3"):
+        estimator_moments(ev, estimator, horizon=3)
+
+
+@pytest.mark.parametrize("pooling", [3, Pooling(np.zeros(3), np.zeros(3)), (np.zeros((16, 4)),) * 2])
+def test_what_is_no_pooling_is_refused(pooling):
+    with pytest.raises(InvalidArgument, match=r"pooling must be a Pooling of two arrays of shape \(16, 4\)"):
+        estimate_gradient(LAKE, RANDOM, RewardToGo(), n=10, horizon=5, rng=0, pooling=pooling)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WrongRatio(RewardToGo(), power=np.nan), r"power must be a number in \[-100, 100\] but is nan"),
+        (lambda: WrongRatio(RewardToGo(), power="x"), r"power must be a number in \[-100, 100\] but is 'x'"),
+        (lambda: ActionBaseline(RewardToGo(), np.full((16, 4), np.nan)), r"baseline\[0, 0\] must be finite but is nan"),
+        (lambda: ActionBaseline(RewardToGo(), "x"), "baseline must hold real numbers"),
+    ],
+)
+def test_faults_check_what_they_are_given(make, message):
+    with pytest.raises(InvalidArgument, match=message):
+        make()
+
+
+def test_a_behaviour_need_not_know_states_that_are_not_reached():
+    P = np.zeros((3, 2, 3))
+    P[0, :, 1] = P[2, :, 2] = 1.0
+    mdp = MDP(P, [[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]], 0.9, start=0, terminal=[0, 1, 0])
+    policy, behaviour = SoftmaxPolicy.uniform(mdp), DirectPolicy([[0.3, 0.7], [0.5, 0.5], [0.0, 1.0]])
+    estimator = RewardToGo(behaviour=behaviour)
+    # E X = pi (r - pi r) whatever the behaviour.
+    np.testing.assert_allclose(estimator_moments(evaluate(mdp, policy), estimator).mean[0], [0.25, -0.25], rtol=1e-14)
+    assert not estimate_gradient(mdp, policy, estimator, n=100, horizon=5, rng=0).mean[2].any()
+    leads = MDP(P, mdp.reward, 0.9, start=[0.5, 0.0, 0.5], terminal=[0, 1, 0])
+    for x in (estimator, TemporalDifference(np.zeros(3), along="visitation", behaviour=behaviour)):
+        with pytest.raises(InvalidPolicy, match=r"behaviour\[2, 0\] is 0"):
+            estimator_moments(evaluate(leads, policy), x)
 
 
 @pytest.mark.parametrize("estimator", [RewardToGo, None, "RewardToGo"])

@@ -191,7 +191,7 @@ class EstimatorMoments:
 
     def _finite(self, name: str, x: FloatArray) -> FloatArray:
         """SolveError where squares of rewards overflow."""
-        return finite(f"{name} of {self.plan.name}", x, self.plan.mdp)
+        return finite(f"{name} of {self.plan.name}", x, self.plan.mdp, largest=self.plan.unit)
 
     def __repr__(self) -> str:
         S, A = self.gradient.shape

@@ -26,6 +26,10 @@ class BatchAverage:
 
     leave_one_out: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.leave_one_out, bool | np.bool_):
+            raise InvalidArgument(f"leave_one_out must be True or False but is {self.leave_one_out!r}")
+
 
 Baseline = float | npt.ArrayLike | BatchAverage | None
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastpg.chain import in_units
-from fastpg.errors import SolveError
+from fastpg.errors import InvalidArgument, SolveError
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.rng import RNG, philox_key
@@ -110,7 +110,10 @@ def estimate_gradient(
     key, made = philox_key(rng), plan(mdp, policy, estimator, horizon)
     shape, rows = made.policy.probabilities.shape, made.rows
     made.require_sample(n, keep_partial=keep_partial)
-    pool, weight = pooling = pooled(np.ones(shape, bool), POOLS) if pooling is None else pooling
+    pooling = pooled(np.ones(shape, bool), POOLS) if pooling is None else pooling
+    if not isinstance(pooling, Pooling) or any(np.shape(x) != shape for x in pooling):
+        raise InvalidArgument(f"pooling must be a Pooling of two arrays of shape {shape} but is {pooling!r:.80}")
+    pool, weight = pooling
     B = min(n, BLOCKS)
     # floor(b n / B) for b = 0..B, in two parts that cannot overflow.
     b = np.arange(B + 1, dtype=np.int64)
@@ -161,9 +164,9 @@ def estimate_gradient(
     if made.normalised:
         limit, sums, blocks = _linearised(sums, blocks, weights, sizes, pooling)
     mean, standard_error, contributions = _moments(sums, n, B)
-    mean = in_units("mean", limit + mean, made.unit, mdp)
-    standard_error = in_units("standard_error", standard_error, made.unit, mdp)
-    blocks = in_units("blocks", blocks, made.unit, mdp)
+    mean = in_units("mean", limit + mean, made.unit, mdp, made.unit)
+    standard_error = in_units("standard_error", standard_error, made.unit, mdp, made.unit)
+    blocks = in_units("blocks", blocks, made.unit, mdp, made.unit)
     return GradientEstimate(mean, standard_error, contributions, n, steps, blocks, frozen(sizes), pooling)
 
 

@@ -103,9 +103,7 @@ class _Estimator(ABC):
 
     def _take(self, name: str) -> None:
         """Replace a field by a frozen array, or a float where it is a single number."""
-        x = float_array(name, getattr(self, name), InvalidArgument)
-        require_finite(name, np.atleast_1d(x), InvalidArgument)
-        object.__setattr__(self, name, frozen(x) if x.ndim else float(x))
+        object.__setattr__(self, name, finite_numbers(name, getattr(self, name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +229,13 @@ class TemporalDifference(_Estimator):
         """Each step is worth its own difference."""
         delta = temporal_difference(self.value, mdp, table)
         return Terms(frozen(np.zeros(delta.size)), delta, state_baseline(self.baseline, mdp), 0.0)
+
+
+def finite_numbers(name: str, value: npt.ArrayLike) -> FloatArray | float:
+    """`value` as a frozen array, or a float where it is a single number."""
+    x = float_array(name, value, InvalidArgument)
+    require_finite(name, np.atleast_1d(x), InvalidArgument)
+    return frozen(x) if x.ndim else float(x)
 
 
 def origin(table: OutcomeTable) -> npt.NDArray[np.int64]:

@@ -13,9 +13,21 @@ import numpy.typing as npt
 from fastpg.errors import InvalidArgument
 from fastpg.model import MDP
 from fastpg.policy import Policy
-from fastpg.sampling.estimators import Estimator, Terms, action_table, along_of, behaviour_of, origin, scoring
+from fastpg.sampling.estimators import (
+    Estimator,
+    Terms,
+    action_table,
+    along_of,
+    behaviour_of,
+    finite_numbers,
+    origin,
+    scoring,
+)
 from fastpg.sampling.tables import OutcomeTable
-from fastpg.validation import frozen
+from fastpg.validation import frozen, real_between
+
+# Higher powers of a ratio overflow before long.
+LARGEST_POWER = 100.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +65,8 @@ class Fault(ABC):
 class MissingDiscount(Fault):
     """The steps of a trajectory all count alike: no factor discount^t in front of step t.
 
+    No fault with horizon "geometric", where stopping stands for the discount and no factor is there to be missed.
+
     Source: Nota & Thomas (2020), Is the policy gradient a gradient?
     """
 
@@ -74,6 +88,10 @@ class ActionBaseline(Fault):
     baseline: npt.ArrayLike
 
     what: ClassVar[str] = "a baseline that sees the action"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "baseline", finite_numbers("baseline", self.baseline))
 
     def spoilt(self, terms: Terms, mdp: MDP, table: OutcomeTable) -> Terms:
         """The signal loses what the action is worth."""
@@ -120,8 +138,12 @@ class WrongRatio(Fault):
 
     what: ClassVar[str] = "a wrong importance ratio"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "power", real_between("power", self.power, -LARGEST_POWER, LARGEST_POWER))
+
     def spoilt(self, terms: Terms, mdp: MDP, table: OutcomeTable) -> Terms:  # noqa: ARG002
         """The ratio is raised to a power."""
         if self.behaviour is None:
             raise InvalidArgument("WrongRatio needs an estimator with a behaviour policy")
-        return terms._replace(ratio_power=float(self.power))
+        return terms._replace(ratio_power=self.power)

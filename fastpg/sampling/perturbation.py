@@ -21,8 +21,8 @@ from fastpg.sampling.sampler import Average, Key, Sampler
 from fastpg.sampling.tables import Horizon, IntArray, OutcomeTable, discount_powers, outcome_table, stopping
 from fastpg.validation import FloatArray, frozen, real_between
 
-# exp(scale u) of any direction u is far from overflow.
-LARGEST = 50.0
+# exp(scale u) of any direction u is far from overflow, and so are fourth powers of 1 / scale.
+LARGEST, SMALLEST = 50.0, 1e-60
 
 
 class Perturbation(NamedTuple):
@@ -124,10 +124,8 @@ class EvolutionStrategy:
 
 
 def _scale(name: str, value: float) -> float:
-    """A number in (0, LARGEST]."""
-    if real_between(name, value, 0.0, LARGEST) == 0:
-        raise InvalidArgument(f"{name} must be positive but is {value!r}")
-    return float(value)
+    """A number in [SMALLEST, LARGEST]."""
+    return real_between(name, value, SMALLEST, LARGEST)
 
 
 class Pairs(NamedTuple):

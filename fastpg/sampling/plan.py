@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 from fastpg.certificate.equations import power_of_two
+from fastpg.chain import reached, state_transition
 from fastpg.errors import InvalidArgument, InvalidPolicy
 from fastpg.evaluation import evaluate
 from fastpg.kernels import estimates as kernels
@@ -184,7 +186,7 @@ class Plan:
 def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None) -> Plan | PerturbedPlan:
     """The plan of an estimator, of its steps or of its perturbations.
 
-    Raises InvalidPolicy where its behaviour never takes an action that the policy takes.
+    Raises InvalidPolicy where its behaviour never takes an action that the policy takes in a state that it reaches.
     """
     policy, name = fitted(policy, mdp), type(estimator).__name__
     perturbation = perturbing(checked(estimator))
@@ -195,7 +197,10 @@ def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None
     start, scale = mdp.start, 1.0
     if along_of(estimator) == "visitation":
         if horizon not in (None, "geometric", 1):
-            raise InvalidArgument(f"an estimator along the visitation has no horizon but horizon is {horizon!r}")
+            raise InvalidArgument(
+                f"an estimator along the visitation takes single steps of an infinite horizon: horizon must be None, "
+                f"'geometric' or 1 but is {horizon!r}"
+            )
         d = evaluate(mdp, policy).occupancy
         scale = float(d.sum())
         start, horizon = (frozen(d / scale), 1) if scale > 0 else (mdp.start, 1)
@@ -226,6 +231,10 @@ def _in_units(terms: Terms) -> tuple[float, Terms]:
 
 def _covering(behaviour: Policy, policy: Policy, mdp: MDP) -> Policy:
     missing = (behaviour.probabilities == 0) & (policy.probabilities > 0) & ~mdp.terminal[:, None]
+    if missing.any():
+        edges = sparse.csr_array(state_transition(mdp, policy))
+        edges.eliminate_zeros()
+        missing &= reached(edges, (mdp.start > 0) & ~mdp.terminal)[:, None]
     if missing.any():
         s, a = np.argwhere(missing)[0]
         raise InvalidPolicy(
