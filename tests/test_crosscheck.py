@@ -385,3 +385,15 @@ def test_a_sample_is_validated():
             np.zeros((3, 2, 2)),
             RewardToGo(behaviour=SoftmaxPolicy.random(mdp, rng=0), weights="self-normalised"),
         )
+
+
+def test_an_agreement_without_power_says_so():
+    mdp = problems.random_mdp(5, 3, rng=0)
+    policy, options = SoftmaxPolicy.uniform(mdp), {"horizon": 8, "rng": 0}
+    weak = crosscheck(mdp, policy, RewardToGo(), n=1_000, **options)
+    assert weak.agrees
+    assert weak.detectable_bias > np.linalg.norm(weak.exact)
+    assert "longer than the gradient itself" in str(weak)
+    strong = crosscheck(mdp, policy, RewardToGo(), n=400_000, **options)
+    assert strong.agrees
+    assert "longer than the gradient itself" not in str(strong)

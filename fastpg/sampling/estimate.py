@@ -96,8 +96,8 @@ class GradientEstimate:
         column, weight = self.pooling
         if (column < 0).any() or column.size > self.blocks.shape[1]:
             raise InvalidArgument(
-                f"sample must keep blocks of each of its {column.size} entries, as up to {POOLS} do by default; give the "
-                "array of its trajectories instead"
+                f"sample must keep blocks of each of its {column.size} entries, as up to {POOLS} do by default; give "
+                "the array of its trajectories instead"
             )
         blocks = (self.blocks[:, column.ravel()] / weight.ravel()) @ _columns(pooling)
         return replace(self, blocks=frozen(blocks), pooling=pooling)
