@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from fastpg.diagnosis import likely_fault
 from fastpg.errors import InvalidArgument, NoExactMoments
@@ -16,11 +17,11 @@ from fastpg.moments import EstimatorMoments, estimator_moments
 from fastpg.policy import Policy
 from fastpg.rng import RNG, generator
 from fastpg.sampling.contributions import expected_contributions
-from fastpg.sampling.estimate import Pooling, estimate_gradient
+from fastpg.sampling.estimate import GradientEstimate, Pooling, estimate_gradient, pooled
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.plan import Plan
 from fastpg.sampling.tables import Horizon
-from fastpg.validation import FloatArray, positive_integer, real_between
+from fastpg.validation import FloatArray, float_array, positive_integer, real_between
 from fastpg.verdict import CrossCheck, directions, found_of_constants, judge, varying
 
 __all__ = ["CrossCheck", "crosscheck", "detectable_bias", "holm"]
@@ -36,16 +37,21 @@ def crosscheck(
     policy: Policy,
     estimator: Estimator,
     *,
-    n: int,
     horizon: Horizon,
-    rng: RNG,
+    n: int | None = None,
+    rng: RNG | None = None,
+    sample: npt.ArrayLike | GradientEstimate | None = None,
     false_alarm: float = 1e-4,
     against: Literal["gradient", "mean", "infinite"] = "gradient",
     until_decided: float | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> CrossCheck:
-    """Hold the exact gradient of the logits against `estimator` on `n` sampled trajectories.
+    """Hold the exact gradient of the logits against `estimator` on `n` sampled trajectories, or on a `sample`.
+
+    A `sample` from other code takes the place of `n` and `rng`: an array (n, S, A) of what each of n independent
+    trajectories says of dJ/dlogits, or a `GradientEstimate`. It is judged by the exact law of `estimator`, which is
+    what the other code means to be.
 
     The exact side has the same horizon: T steps, or infinite for "geometric". `against` "mean" holds the exact mean of
     the estimator, biased or not, against its samples, and "infinite" the gradient of the infinite horizon.
@@ -60,8 +66,9 @@ def crosscheck(
     not above what is stated (tests/test_calibration.py). The gradient is held against an estimator that has no exact
     moments (see `NoExactMoments`) with sampled ones.
 
-    `until_decided` looks at n/64, n/16, n/4 and n trajectories, each at a quarter of `false_alarm`, and stops at a
-    disagreement or once every bias of that share of the gradient's length would be found.
+    `until_decided` looks at n/64, n/16, n/4 and n trajectories and stops at a disagreement or once every bias of that
+    share of the gradient's length would be found. The looks share `false_alarm`: each is at a quarter of it, which is
+    the `false_alarm` of the check that is returned.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, crosscheck, problems
     >>> mdp = problems.frozen_lake("4x4")
@@ -70,7 +77,12 @@ def crosscheck(
 
     Source: Hotelling (1931) and Sidak (1967) for what is done where the covariance is not known.
     """
-    n = positive_integer("n", n)
+    given = None if sample is None else _given(sample, mdp, estimator)
+    if given is not None and (n, rng, until_decided) != (None, None, None):
+        raise InvalidArgument("a sample takes the place of n, rng and until_decided: leave them out")
+    if given is None and (n is None or rng is None):
+        raise InvalidArgument("crosscheck needs n and rng, or a sample")
+    n = positive_integer("n", n if given is None else given.n)
     if not 0.0 < real_between("false_alarm", false_alarm, 0.0, 1.0) < 1.0:
         raise InvalidArgument(f"false_alarm must lie between 0 and 1 but is {false_alarm!r}")
     if against not in ("gradient", "mean", "infinite"):
@@ -92,7 +104,7 @@ def crosscheck(
         if against == "mean" and moments is None:
             raise
     # Trajectory i is the same at each look.
-    seed = rng if until_decided is None else int(generator(rng).integers(2**62))
+    seed = rng if until_decided is None or rng is None else int(generator(rng).integers(2**62))
     for look in looks:
         if moments is not None and moments.at(look) is not moments:
             moments = moments.at(look)
@@ -100,17 +112,21 @@ def crosscheck(
         exact = moments.mean if moments is not None and against == "mean" else evaluation.logit_gradient
         expected = expected_contributions(mdp, policy, estimator, n=look, horizon=horizon)
         pooling = directions(expected)
-        estimate = estimate_gradient(
-            mdp,
-            policy,
-            estimator,
-            n=look,
-            horizon=horizon,
-            rng=seed,
-            threads=threads,
-            progress=progress,
-            pooling=pooling,
-        )
+        if given is not None:
+            estimate = given.repooled(pooling)
+        else:
+            assert seed is not None
+            estimate = estimate_gradient(
+                mdp,
+                policy,
+                estimator,
+                n=look,
+                horizon=horizon,
+                rng=seed,
+                threads=threads,
+                progress=progress,
+                pooling=pooling,
+            )
         check = judge(
             exact,
             estimate,
@@ -174,6 +190,23 @@ def holm(checks: Sequence[CrossCheck], false_alarm: float) -> list[CrossCheck]:
         if out[i].verdict == "disagrees" and left > 1:
             left -= 1
     return out
+
+
+def _given(sample: npt.ArrayLike | GradientEstimate, mdp: MDP, estimator: Estimator) -> GradientEstimate:
+    """A sample of others as an estimate of this model's gradient."""
+    shape = (mdp.n_states, mdp.n_actions)
+    if isinstance(sample, GradientEstimate):
+        if sample.mean.shape != shape:
+            raise InvalidArgument(f"sample must estimate a gradient of shape {shape} but has {sample.mean.shape}")
+        return sample
+    if getattr(estimator, "weights", None) == "self-normalised":
+        raise InvalidArgument(
+            "sample must be a GradientEstimate where weights are self-normalised, being no plain mean"
+        )
+    each = float_array("sample", sample, InvalidArgument)
+    if each.shape[1:] != shape:
+        raise InvalidArgument(f"sample must have shape (n, {shape[0]}, {shape[1]}) but has {each.shape}")
+    return GradientEstimate.from_samples(each, pooled(np.ones(shape, bool), mdp.n_states * mdp.n_actions))
 
 
 def _named(

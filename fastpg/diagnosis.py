@@ -107,19 +107,22 @@ def _named(
     }
     bases: list[Callable[[], Estimator]] = [partial(_same, sound)]
     bases += [partial(kind, **given) for kind in (RewardToGo, TotalReturn) if type(sound) is not kind]
-    makers = [maker for base in bases for maker in _faults(evaluation, base)]
     if isinstance(estimator, Fault):
-        makers.insert(0, partial(_same, estimator))
-    for maker in makers:
-        moments = _moments(evaluation, maker, horizon, n)
+        moments = _moments(evaluation, partial(_same, estimator), horizon, n)
         if moments is not None:
-            yield _what(maker()), moments
-    # A horizon that is not that of the gradient cuts it as an end would.
-    if isinstance(horizon, int) and isinstance(evaluation, Evaluation):
-        for base in bases:
-            moments = _moments(evaluation, base, horizon, n)
-            if moments is not None and _is_cut(evaluation, moments.mean, horizon):
-                yield TruncatedWithoutBootstrap.what, moments
+            yield _what(estimator), moments
+    for base in bases:
+        plain = _moments(evaluation, base, horizon, n)
+        for maker in _faults(evaluation, base):
+            moments = _moments(evaluation, maker, horizon, n)
+            # What changes nothing is no fault of the base, which may have others.
+            if moments is not None and (plain is None or not _equal(moments.mean, plain.mean)):
+                yield _what(maker()), moments
+        # A horizon that is not that of the gradient cuts it as an end would.
+        if plain is not None and isinstance(horizon, int) and isinstance(evaluation, Evaluation):
+            finite = evaluate(evaluation.mdp, evaluation.policy, horizon=horizon).logit_gradient
+            if _equal(plain.mean, finite):
+                yield TruncatedWithoutBootstrap.what, plain
 
 
 def _what(made: Estimator) -> str:
@@ -131,10 +134,9 @@ def _what(made: Estimator) -> str:
     return " and ".join(said)
 
 
-def _is_cut(evaluation: Evaluation, mean: FloatArray, horizon: int) -> bool:
-    """Whether a mean is the gradient of a finite horizon, held against that of the infinite one."""
-    finite = evaluate(evaluation.mdp, evaluation.policy, horizon=horizon).logit_gradient
-    return bool(np.allclose(mean, finite, rtol=1e-9, atol=1e-12 * float(np.abs(finite).max(initial=0.0))))
+def _equal(a: FloatArray, b: FloatArray) -> bool:
+    """Whether two means are one but for rounding."""
+    return bool(np.allclose(a, b, rtol=1e-9, atol=1e-12 * float(np.abs(b).max(initial=0.0))))
 
 
 def _faults(

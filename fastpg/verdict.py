@@ -114,6 +114,11 @@ class CrossCheck:
         return self.verdict == "agrees"
 
     @property
+    def powerless(self) -> bool:
+        """Whether it agrees, though a bias longer than the gradient itself might not have been found."""
+        return self.agrees and self.detectable_bias > length(self.exact) > 0
+
+    @property
     def worst_z(self) -> float:
         """The largest |z| of a judged entry; nan without any."""
         return float(np.abs(self.z).max()) if self.judged.any() else float("nan")
@@ -134,12 +139,14 @@ class CrossCheck:
             f"{self._finding}: p = {self.p_value:.3g} on {self.rank} degrees of freedom, false-alarm rate "
             f"{self.false_alarm:g}",
             f"  exact gradient of length {size:.6g}, horizon {self.horizon}",
-            f"  estimate from {e.n} trajectories of {e.steps} steps",
+            f"  estimate from {e.n} trajectories" + (f" of {e.steps} steps" if e.steps else ""),
             f"  {self.exact.size} entries: {counts}",
         ]
         if self.judged.any():
             found = f"every bias of length {self.detectable_bias:.3g}{share} in them would be found with probability"
             lines.append(f"  of the judged: worst |z| {self.worst_z:.3g}; {found} {POWER:g}")
+        if self.powerless:
+            lines.append("  that is longer than the gradient itself: n is too small for the agreement to say much")
         if self.moments is None:
             lines.append("  no exact moments: the gradient itself is held against the estimate, with sampled errors")
         if self.verdict == "undecided":

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fastpg import (
     MDP,
     Disagreement,
+    GradientEstimate,
     InvalidArgument,
     RewardToGo,
     SoftmaxPolicy,
@@ -22,6 +23,7 @@ from fastpg import (
     crosscheck,
     evaluate,
     problems,
+    rollout,
 )
 from fastpg.sampling import estimate_gradient
 from fastpg.sampling.faults import MissingDiscount
@@ -319,3 +321,79 @@ def test_bad_arguments_are_named():
     with pytest.raises(SolveError, match="recurrent class"):
         crosscheck(problems.chain().discounted(1.0), SoftmaxPolicy.uniform(problems.chain()), RewardToGo(), n=9,
                    horizon="geometric", rng=0)  # fmt: skip
+
+
+def own_sample(mdp, policy, *, n, horizon, rng, discounted=True):
+    """What REINFORCE with rewards to go says of each trajectory, (n, S, A), in plain numpy."""
+    paths, out = rollout(mdp, policy, n=n, horizon=horizon, rng=rng), np.zeros((n, mdp.n_states, mdp.n_actions))
+    for t in range(horizon):
+        i = np.flatnonzero(paths.actions[:, t] >= 0)
+        s, a = paths.states[i, t], paths.actions[i, t]
+        worth = (paths.rewards[i, t:] @ mdp.discount ** np.arange(horizon - t)) * (mdp.discount**t if discounted else 1)
+        out[i, s, a] += worth
+        out[i, s] -= worth[:, None] * policy.probabilities[s]
+    return out
+
+
+def test_a_sample_of_other_code_is_judged():
+    mdp = problems.random_mdp(5, 3, rng=0)
+    policy = SoftmaxPolicy.uniform(mdp)
+    right = own_sample(mdp, policy, n=100_000, horizon=8, rng=1)
+    for sample in (right, GradientEstimate.from_samples(right)):
+        check = crosscheck(mdp, policy, RewardToGo(), horizon=8, sample=sample, false_alarm=ALPHA)
+        assert check.agrees
+        assert check.rank == 10
+        assert "estimate from 100000 trajectories\n" in str(check)
+    wrong = own_sample(mdp, policy, n=400_000, horizon=8, rng=1, discounted=False)
+    check = crosscheck(mdp, policy, RewardToGo(), horizon=8, sample=wrong, false_alarm=ALPHA)
+    assert check.fault == MissingDiscount.what
+
+
+@pytest.mark.parametrize("n", [100, 4096, 10_001])
+def test_statistics_of_a_sample_are_those_of_the_sampler(n):
+    # The sampler and `rollout` have the same trajectories.
+    mdp = problems.random_mdp(5, 3, rng=0)
+    policy = SoftmaxPolicy.uniform(mdp)
+    found = GradientEstimate.from_samples(own_sample(mdp, policy, n=n, horizon=8, rng=1))
+    known = estimate_gradient(mdp, policy, RewardToGo(), n=n, horizon=8, rng=1)
+    for name in ("mean", "standard_error", "contributions", "blocks", "block_sizes"):
+        np.testing.assert_allclose(getattr(found, name), getattr(known, name), rtol=1e-9, atol=1e-12)
+
+
+def test_a_sample_is_validated():
+    mdp = problems.bandit([1.0, 0.0])
+
+    def check(sample, estimator=None, **options):
+        return crosscheck(
+            mdp, SoftmaxPolicy.uniform(mdp), estimator or RewardToGo(), horizon=1, sample=sample, **options
+        )
+
+    with pytest.raises(InvalidArgument, match=r"sample must have shape \(n, 2, 2\) but has \(3, 2\)"):
+        check(np.zeros((3, 2)))
+    with pytest.raises(InvalidArgument, match=r"sample.*nan"):
+        check(np.full((3, 2, 2), np.nan))
+    with pytest.raises(InvalidArgument, match=r"without a 0 but has \(0, 2, 2\)"):
+        check(np.zeros((0, 2, 2)))
+    with pytest.raises(InvalidArgument, match="takes the place of n, rng"):
+        check(np.zeros((3, 2, 2)), n=3)
+    with pytest.raises(InvalidArgument, match="needs n and rng, or a sample"):
+        check(None)
+    with pytest.raises(InvalidArgument, match=r"of shape \(2, 2\) but has \(1, 2\)"):
+        check(GradientEstimate.from_samples(np.ones((3, 1, 2))))
+    with pytest.raises(InvalidArgument, match="being no plain mean"):
+        check(
+            np.zeros((3, 2, 2)),
+            RewardToGo(behaviour=SoftmaxPolicy.random(mdp, rng=0), weights="self-normalised"),
+        )
+
+
+def test_an_agreement_without_power_says_so():
+    mdp = problems.random_mdp(5, 3, rng=0)
+    policy, options = SoftmaxPolicy.uniform(mdp), {"horizon": 8, "rng": 0}
+    weak = crosscheck(mdp, policy, RewardToGo(), n=1_000, **options)
+    assert weak.agrees
+    assert weak.detectable_bias > np.linalg.norm(weak.exact)
+    assert "longer than the gradient itself" in str(weak)
+    strong = crosscheck(mdp, policy, RewardToGo(), n=400_000, **options)
+    assert strong.agrees
+    assert "longer than the gradient itself" not in str(strong)

@@ -1,12 +1,15 @@
 """A sampled policy gradient with its standard errors, in memory that does not grow with n."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from scipy import sparse
 
+from fastpg.certificate.equations import power_of_two
 from fastpg.chain import in_units
 from fastpg.errors import InvalidArgument, SolveError
 from fastpg.model import MDP
@@ -18,7 +21,7 @@ from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.sampler import Earner
 from fastpg.sampling.tables import Horizon, IntArray
-from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
+from fastpg.validation import BoolArray, FloatArray, float_array, frozen, positive_integer, require_finite
 
 # Block sums of this many runs of trajectories carry the statistics; up to this n a block is one trajectory.
 BLOCKS = 4096
@@ -69,9 +72,46 @@ class GradientEstimate:
     block_sizes: IntArray
     pooling: Pooling
 
+    @classmethod
+    def from_samples(cls, x: npt.ArrayLike, pooling: Pooling | None = None) -> "GradientEstimate":
+        """The estimate that independent estimates (n, S, A) of one trajectory each have as their mean; `steps` is 0.
+
+        >>> GradientEstimate.from_samples([[[0.5, -0.5]], [[0.0, 0.0]]]).mean
+        array([[ 0.25, -0.25]])
+        """
+        each = float_array("sample", x, InvalidArgument)
+        if each.ndim != 3 or not each.size:
+            raise InvalidArgument(f"sample must have a shape (n, S, A) without a 0 but has {each.shape}")
+        require_finite("sample", each, InvalidArgument)
+        n, B = len(each), min(len(each), BLOCKS)
+        edges = _edges(n, B)
+        sizes = np.diff(edges)
+        unit = power_of_two(float(np.abs(each).max()))
+        root = np.sqrt(sizes)[:, None, None]
+        blocks = np.add.reduceat(each / unit, edges[:-1]) / root
+        sums = np.stack(((root * blocks).sum(0), (blocks**2).sum(0), (root * blocks**3).sum(0), (blocks**4).sum(0)))
+        mean, standard_error, contributions = _moments(sums, n, B)
+        pooling = pooled(np.ones(each.shape[1:], bool), POOLS) if pooling is None else pooling
+        own = unit * blocks.reshape(B, -1) @ _columns(pooling)
+        return cls(
+            frozen(unit * mean), frozen(unit * standard_error), contributions, n, 0, frozen(own), frozen(sizes), pooling
+        )
+
+    def repooled(self, pooling: Pooling) -> "GradientEstimate":
+        """The same with other pools; InvalidArgument where those now do not keep each entry alone."""
+        column, weight = self.pooling
+        if (column < 0).any() or column.size > self.blocks.shape[1]:
+            raise InvalidArgument(
+                f"sample must keep blocks of each of its {column.size} entries, as up to {POOLS} do by default; give "
+                "the array of its trajectories instead"
+            )
+        blocks = (self.blocks[:, column.ravel()] / weight.ravel()) @ _columns(pooling)
+        return replace(self, blocks=frozen(blocks), pooling=pooling)
+
     def __repr__(self) -> str:
         S, A = self.mean.shape
-        return f"GradientEstimate({S} x {A} entries from {self.n} trajectories of {self.steps} steps)"
+        of = f" of {self.steps} steps" if self.steps else ""
+        return f"GradientEstimate({S} x {A} entries from {self.n} trajectories{of})"
 
 
 def estimate_gradient(
@@ -115,9 +155,7 @@ def estimate_gradient(
         raise InvalidArgument(f"pooling must be a Pooling of two arrays of shape {shape} but is {pooling!r:.80}")
     pool, weight = pooling
     B = min(n, BLOCKS)
-    # floor(b n / B) for b = 0..B, in two parts that cannot overflow.
-    b = np.arange(B + 1, dtype=np.int64)
-    edges = frozen(b * (n // B) + b * (n % B) // B)
+    edges = _edges(n, B)
     blocks, weights = np.zeros((B, max(int(pool.max()) + 1, 1))), np.zeros(B)
     pieces = _pieces(B, n, made)
 
@@ -193,6 +231,19 @@ def pooled(kept: BoolArray, most: int, scale: FloatArray | float = 1.0) -> Pooli
         pool[kept] = fixed.permutation(entries) % most
         weight[kept] = fixed.choice([-1.0, 1.0], entries) / np.broadcast_to(scale, kept.shape)[kept]
     return Pooling(frozen(pool), frozen(weight))
+
+
+def _edges(n: int, B: int) -> IntArray:
+    """floor(b n / B) for b = 0..B, in two parts that cannot overflow."""
+    b = np.arange(B + 1, dtype=np.int64)
+    return frozen(b * (n // B) + b * (n % B) // B)
+
+
+def _columns(pooling: Pooling) -> sparse.csr_array:
+    """The matrix (S A, K) that sums entries into pools."""
+    pool, weight = pooling.pool.ravel(), pooling.weight.ravel()
+    kept = np.flatnonzero(pool >= 0)
+    return sparse.csr_array((weight[kept], (kept, pool[kept])), shape=(pool.size, max(int(pool.max()) + 1, 1)))
 
 
 def _linearised(
