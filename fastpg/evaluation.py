@@ -8,15 +8,16 @@ from typing import overload
 
 import numpy as np
 
-from fastpg.certificate import LARGEST, ErrorBounds
-from fastpg.chain import Chain, finite, induced_chain, next_value, with_state_value
+from fastpg.certificate import CANCELS, LARGEST, Equations, ErrorBounds, corrected_value, reward_unit
+from fastpg.chain import Chain, finite, in_units, induced_chain, next_value, with_state_value
 from fastpg.errors import InvalidArgument, InvalidModel, SolveError
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
-from fastpg.solvers import NEAR_ONE, Factorisation, KnowsDifferences, Solver, choose, knows_differences
+from fastpg.solvers import NEAR_ONE, Estimate, Factorisation, Solver, choose, knows_differences
+from fastpg.solvers.gth import GTHFactorisation
 from fastpg.solvers.krylov import KrylovFactorisation
 from fastpg.structure import Structure, chain_structure, condition
 from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer
@@ -59,12 +60,44 @@ class Evaluation:
     factors: Factorisation
 
     @cached_property
+    def _estimates(self) -> tuple[Estimate, ...]:
+        """V and, where a solver knows them, V up to constants, each with what its rounding is proportional to."""
+        b, factors = self.chain.reward, self.factors
+        return factors.solve_up_to_a_constant(b) if knows_differences(factors) else (self._estimate(b),)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _estimate(self, b: FloatArray) -> Estimate:
+        """x with (I - discount P_pi) x = b and what cancels in it, at most the largest |b| / (1 - discount)."""
+        if isinstance(self.factors, GTHFactorisation):
+            positive, negative = self.factors.solve_parts(b)
+            return Estimate(positive - negative, positive + negative)
+        slack = self.chain.discount_complement
+        largest = float(np.abs(b).max()) / slack if slack > 0 else np.inf
+        return Estimate(self.factors.solve(b), np.full(b.shape, largest))
+
+    @cached_property
     def _value(self) -> FloatArray:
-        """V with 0 where the process has ended, whatever an iteration leaves there, and where V does not exist."""
-        value = finite("value", self.factors.solve(self.chain.reward), self.mdp)
-        if self.mdp.never_ends and self.chain.all_defined:
-            return frozen(value)
-        return frozen(np.where(self.mdp.terminal | self.chain.undefined, 0.0, value))
+        """V with 0 where the process has ended, whatever an iteration leaves there, and where V does not exist.
+
+        Near discount 1 it is corrected where it may have lost digits: where more cancels in GTH than 13 digits allow,
+        and from what other solvers lose there.
+        """
+        mdp, chain = self.mdp, self.chain
+        near = chain.discount_complement < NEAR_ONE
+        solution = self._estimates[0].value if near else self.factors.solve(chain.reward)
+        value = finite("value", solution, mdp)
+        if not (mdp.never_ends and chain.all_defined):
+            value = np.where(mdp.terminal | chain.undefined, 0.0, value)
+        if near and self._loses_digits(value):
+            unit = reward_unit(mdp, value)
+            equations = Equations(mdp, self.policy, frozen(mdp.terminal | chain.undefined), unit, 1.0)
+            value = in_units("value", corrected_value(equations, self._estimate, value / unit), unit, mdp)
+        return frozen(value)
+
+    def _loses_digits(self, value: FloatArray) -> bool:
+        if isinstance(self.factors, GTHFactorisation):
+            return bool(self._estimates[0].size.max() / CANCELS > np.abs(value).max())
+        return self.chain.discount_complement > 0
 
     @cached_property
     def _arrivals(self) -> FloatArray:
@@ -151,16 +184,16 @@ class Evaluation:
         The rounding of sum_k P(k|s,a) V(k) is as large as sum_k P(k|s,a) size(k), here for the actions that are taken.
         """
         q = self.action_value
-        return self._least_rounded(self.factors, q) if knows_differences(self.factors) else q
+        return self._least_rounded(q) if knows_differences(self.factors) else q
 
     @np.errstate(over="ignore", invalid="ignore")  # the advantage is checked
-    def _least_rounded(self, factors: KnowsDifferences, q: FloatArray) -> FloatArray:
+    def _least_rounded(self, q: FloatArray) -> FloatArray:
         mdp = self.mdp
 
         def rounding_of(size: FloatArray) -> FloatArray:
             return np.where(self.policy.probabilities > 0, next_value(mdp, size), 0.0).max(axis=1)
 
-        (_, size), *others = factors.solve_up_to_a_constant(self.chain.reward)
+        (_, size), *others = self._estimates
         least = rounding_of(size)
         for value, size in others:
             rounding = rounding_of(size)
