@@ -7,6 +7,7 @@ from math import isfinite
 from typing import overload
 
 import numpy as np
+from scipy import sparse
 
 from fastpg.certificate import CANCELS, LARGEST, Equations, ErrorBounds, corrected_value, reward_unit
 from fastpg.chain import Chain, finite, in_units, induced_chain, next_value, with_state_value
@@ -95,9 +96,14 @@ class Evaluation:
         return frozen(value)
 
     def _loses_digits(self, value: FloatArray) -> bool:
-        if isinstance(self.factors, GTHFactorisation):
-            return bool(self._estimates[0].size.max() / CANCELS > np.abs(value).max())
-        return self.chain.discount_complement > 0
+        slack, reward = self.chain.discount_complement, self.mdp.reward
+        if not isinstance(self.factors, GTHFactorisation):
+            return slack > 0
+        size = float(self._estimates[0].size.max())
+        if slack > 0 and (sparse.issparse(reward) or reward.ndim == 3):
+            # What cancels in means over successors is no longer seen in r_pi.
+            size = max(size, float(abs(reward).max()) / slack)
+        return size / CANCELS > float(np.abs(value).max())
 
     @cached_property
     def _arrivals(self) -> FloatArray:

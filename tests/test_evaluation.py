@@ -363,6 +363,15 @@ def test_values_keep_their_digits_where_the_mean_reward_is_nearly_0(S, complemen
     assert ev.error.expected_return <= 1e-15 * np.abs(ev.value).max()
 
 
+@pytest.mark.parametrize("storage", [as_dense, as_sparse])
+def test_values_keep_their_digits_where_the_rewards_of_successors_cancel(storage):
+    rng = np.random.default_rng(4)
+    P, R = rng.dirichlet(np.ones(20), (20, 1)), rng.standard_normal((20, 1, 20))
+    R -= (P * R).sum(axis=2, keepdims=True) - 1e-3
+    mdp = storage(MDP(P, R, 1 - 1e-9, 0))
+    assert max(off_the_truth(evaluate(mdp, SoftmaxPolicy.uniform(mdp)))) <= 1e-15
+
+
 @pytest.mark.parametrize("complement", [2e-6, 5e-7])
 @pytest.mark.parametrize("signed", [False, True])
 def test_large_sparse_models_keep_the_digits_of_their_values_near_discount_1(complement, signed):
