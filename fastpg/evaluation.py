@@ -62,19 +62,15 @@ class Evaluation:
 
     @cached_property
     def _estimates(self) -> tuple[Estimate, ...]:
-        """V and, where a solver knows them, V up to constants, each with what its rounding is proportional to."""
-        b, factors = self.chain.reward, self.factors
-        return factors.solve_up_to_a_constant(b) if knows_differences(factors) else (self._estimate(b),)
+        """V and V up to constants, where a solver knows them, each with what its rounding is proportional to."""
+        return self.factors.solve_up_to_a_constant(self.chain.reward) if knows_differences(self.factors) else ()
 
-    @np.errstate(over="ignore", invalid="ignore")
-    def _estimate(self, b: FloatArray) -> Estimate:
-        """x with (I - discount P_pi) x = b and what cancels in it, at most the largest |b| / (1 - discount)."""
+    def _spread(self, b: FloatArray) -> float:
+        """The largest entry of (I - discount P_pi)^{-1} b for b >= 0, or what it is at most."""
         if isinstance(self.factors, GTHFactorisation):
-            positive, negative = self.factors.solve_parts(b)
-            return Estimate(positive - negative, positive + negative)
+            return float(self.factors.solve(b).max())
         slack = self.chain.discount_complement
-        largest = float(np.abs(b).max()) / slack if slack > 0 else np.inf
-        return Estimate(self.factors.solve(b), np.full(b.shape, largest))
+        return float(b.max()) / slack if slack > 0 else np.inf
 
     @cached_property
     def _value(self) -> FloatArray:
@@ -85,14 +81,15 @@ class Evaluation:
         """
         mdp, chain = self.mdp, self.chain
         near = chain.discount_complement < NEAR_ONE
-        solution = self._estimates[0].value if near else self.factors.solve(chain.reward)
+        solution = self._estimates[0].value if near and self._estimates else self.factors.solve(chain.reward)
         value = finite("value", solution, mdp)
         if not (mdp.never_ends and chain.all_defined):
             value = np.where(mdp.terminal | chain.undefined, 0.0, value)
         if near and self._loses_digits(value):
             unit = reward_unit(mdp, value)
             equations = Equations(mdp, self.policy, frozen(mdp.terminal | chain.undefined), unit, 1.0)
-            value = in_units("value", corrected_value(equations, self._estimate, value / unit), unit, mdp)
+            better = corrected_value(equations, self.factors.solve, self._spread, value / unit)
+            value = in_units("value", better, unit, mdp)
         return frozen(value)
 
     def _loses_digits(self, value: FloatArray) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -10,9 +10,12 @@ from fastpg.certificate.equations import UP, Equations, Twofold
 from fastpg.certificate.majorant import ArrivalBound, Majorant, ValueBound
 from fastpg.errors import SolveError
 from fastpg.kernels import twofold as kernels
-from fastpg.solvers import Estimate
 from fastpg.validation import FloatArray, frozen
 
+Solve: TypeAlias = Callable[[FloatArray], FloatArray]
+Spread: TypeAlias = Callable[[FloatArray], float]
+
+EPS = 2.0**-52
 # A step that gains less than this factor is the last.
 GAIN = 4.0
 STEPS = 6
@@ -85,20 +88,21 @@ def refined_value(equations: Equations, majorant: Majorant, value: FloatArray) -
     return best
 
 
-def corrected_value(equations: Equations, estimate: Callable[[FloatArray], Estimate], value: FloatArray) -> FloatArray:
+def corrected_value(equations: Equations, solve: Solve, spread: Spread, value: FloatArray) -> FloatArray:
     """The float `value` made better by V += D rho as long as that helps, rho being computed in two floats.
 
     A residual is far smaller than V, so that what a solver loses of its own solution it loses of the correction.
-    `estimate` solves for D b and says what its rounding is proportional to.
+    `solve` gives D b, `spread` the largest entry of D b for b >= 0, at least nearly.
     """
     V, least = value, np.inf
     with suppress(SolveError), np.errstate(over="ignore", invalid="ignore"):
         for _ in range(STEPS):
             rho = equations.residual(equations.gains(equations.reward, _twofold(V)))
-            step, size = estimate(frozen(rho.x[0].copy()))
-            better = V + np.where(equations.ended, 0.0, step)
-            change, largest = float(np.abs(better - V).max()), float(np.abs(better).max())
-            if not (change < least / GAIN and size.max() / CANCELS <= min(largest, np.abs(V).max())):
+            right = frozen(rho.x[0].copy())
+            better = V + np.where(equations.ended, 0.0, solve(right))
+            rounding = spread(frozen(EPS * np.abs(right) + rho.bound))
+            change, largest = float(np.abs(better - V).max()), float(min(np.abs(V).max(), np.abs(better).max()))
+            if not (change < least / GAIN and rounding <= CANCELS * EPS * largest):
                 break
             V, least = better, change
             if change <= SMALL * largest:
