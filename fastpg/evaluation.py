@@ -7,17 +7,19 @@ from math import isfinite
 from typing import overload
 
 import numpy as np
+from scipy import sparse
 
-from fastpg.certificate import LARGEST, ErrorBounds
-from fastpg.chain import Chain, finite, induced_chain, next_value, with_state_value
+from fastpg.certificate import CANCELS, LARGEST, Equations, ErrorBounds, corrected_value, reward_unit
+from fastpg.chain import Chain, finite, in_units, induced_chain, next_value, with_state_value
 from fastpg.errors import InvalidArgument, InvalidModel, SolveError
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
-from fastpg.solvers import NEAR_ONE, Factorisation, GainBias, KnowsDifferences, Solver, choose, knows_differences
+from fastpg.solvers import NEAR_ONE, Estimate, Factorisation, GainBias, Solver, choose, knows_differences
 from fastpg.solvers.gain_bias import GainBiasFactorisation
+from fastpg.solvers.gth import GTHFactorisation
 from fastpg.solvers.krylov import KrylovFactorisation
 from fastpg.structure import Structure, chain_structure, condition
 from fastpg.validation import FloatArray, bounded_mean, frozen, positive_integer, require_solver
@@ -71,12 +73,46 @@ class Evaluation:
         return ", then ".join(names)
 
     @cached_property
+    def _estimates(self) -> tuple[Estimate, ...]:
+        """V and V up to constants, where a solver knows them, each with what its rounding is proportional to."""
+        return self.factors.solve_up_to_a_constant(self.chain.reward) if knows_differences(self.factors) else ()
+
+    def _spread(self, b: FloatArray) -> float:
+        """The largest entry of (I - discount P_pi)^{-1} b for b >= 0, or what it is at most."""
+        if isinstance(self.factors, GTHFactorisation):
+            return float(self.factors.solve(b).max())
+        slack = self.chain.discount_complement
+        return float(b.max()) / slack if slack > 0 else np.inf
+
+    @cached_property
     def _value(self) -> FloatArray:
-        """V with 0 where the process has ended, whatever an iteration leaves there, and where V does not exist."""
-        value = finite("value", self.factors.solve(self.chain.reward), self.mdp)
-        if self.mdp.never_ends and self.chain.all_defined:
-            return frozen(value)
-        return frozen(np.where(self.mdp.terminal | self.chain.undefined, 0.0, value))
+        """V with 0 where the process has ended, whatever an iteration leaves there, and where V does not exist.
+
+        Near discount 1 it is corrected where it may have lost digits: where more cancels in GTH than 13 digits allow,
+        and from what other solvers lose there.
+        """
+        mdp, chain = self.mdp, self.chain
+        near = chain.discount_complement < NEAR_ONE
+        solution = self._estimates[0].value if near and self._estimates else self.factors.solve(chain.reward)
+        value = finite("value", solution, mdp)
+        if not (mdp.never_ends and chain.all_defined):
+            value = np.where(mdp.terminal | chain.undefined, 0.0, value)
+        if near and self._loses_digits(value):
+            unit = reward_unit(mdp, value)
+            equations = Equations(mdp, self.policy, frozen(mdp.terminal | chain.undefined), unit, 1.0)
+            better = corrected_value(equations, self.factors.solve, self._spread, value / unit)
+            value = in_units("value", better, unit, mdp)
+        return frozen(value)
+
+    def _loses_digits(self, value: FloatArray) -> bool:
+        slack, reward = self.chain.discount_complement, self.mdp.reward
+        if not isinstance(self.factors, GTHFactorisation):
+            return slack > 0
+        size = float(self._estimates[0].size.max())
+        if slack > 0 and (sparse.issparse(reward) or reward.ndim == 3):
+            # What cancels in means over successors is no longer seen in r_pi.
+            size = max(size, float(abs(reward).max()) / slack)
+        return size / CANCELS > float(np.abs(value).max())
 
     @cached_property
     def _arrivals(self) -> FloatArray:
@@ -164,16 +200,16 @@ class Evaluation:
         The rounding of sum_k P(k|s,a) V(k) is as large as sum_k P(k|s,a) size(k), here for the actions that are taken.
         """
         q = self.action_value
-        return self._least_rounded(self.factors, q) if knows_differences(self.factors) else q
+        return self._least_rounded(q) if knows_differences(self.factors) else q
 
     @np.errstate(over="ignore", invalid="ignore")  # the advantage is checked
-    def _least_rounded(self, factors: KnowsDifferences, q: FloatArray) -> FloatArray:
+    def _least_rounded(self, q: FloatArray) -> FloatArray:
         mdp = self.mdp
 
         def rounding_of(size: FloatArray) -> FloatArray:
             return np.where(self.policy.probabilities > 0, next_value(mdp, size), 0.0).max(axis=1)
 
-        (_, size), *others = factors.solve_up_to_a_constant(self.chain.reward)
+        (_, size), *others = self._estimates
         least = rounding_of(size)
         for value, size in others:
             rounding = rounding_of(size)

@@ -1,5 +1,7 @@
 """Values and visitation: laws of the theory over generated models, and exact rational arithmetic."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +23,8 @@ from fastpg import (
     uniform,
 )
 from fastpg.evaluation import SAFETY
-from fastpg.solvers import LU
+from fastpg.exact import evaluate_exactly
+from fastpg.solvers import GTH, LU, Bordered, GainBias, Krylov
 from fastpg.testing.assertions import assert_within, rounding
 from fastpg.testing.models import as_dense, as_sparse, dense_reward, dense_transition
 from fastpg.testing.oracles import rational_evaluation
@@ -328,3 +331,71 @@ def test_the_error_of_the_advantage_is_told_from_one_refinement(seed):
     assert SAFETY * np.ptp(ev.value - truth.value) * truth.occupancy.sum() > error  # the first bound alone would refine
     assert shifted._is_accurate(0.0, 1e-5 * error)
     assert not shifted._is_accurate(0.0, 0.0)
+
+
+def off_the_truth(ev):
+    """The largest error of a value, and that of the return, as shares of the largest value of rational arithmetic."""
+    exact = evaluate_exactly(ev.mdp, ev.policy)
+    off = [abs(Fraction(float(x)) - y) for x, y in zip(ev.value, exact.value, strict=True)]
+    largest = max(map(abs, exact.value))
+    return float(max(off) / largest), float(abs(Fraction(ev.expected_return) - exact.expected_return) / largest)
+
+
+def mean_of_nearly_0(S):
+    """P (S, 1, S) and rewards (S, 1) whose mean under the stationary law is 0 but for rounding."""
+    rng = np.random.default_rng(S)
+    P = rng.dirichlet(np.ones(S), S)
+    law = np.linalg.matrix_power(P, 1024)[0]
+    reward = rng.standard_normal(S)
+    return P[:, None], (reward - law @ reward / law.sum())[:, None]
+
+
+@pytest.mark.parametrize("solver", [None, LU(), Bordered()])
+@pytest.mark.parametrize("complement", [9e-5, 1e-6, 1e-9])
+@pytest.mark.parametrize("S", [2, 20])
+def test_values_keep_their_digits_where_the_mean_reward_is_nearly_0(S, complement, solver):
+    """What rewards above 0 and below 0 are worth alone is up to 1e9 times as much, and cancels."""
+    P, reward = mean_of_nearly_0(S) if S > 2 else ([[[0.5, 0.5]], [[1.0, 0.0]]], [1.0, -2.0])
+    mdp = MDP(P, reward, 1 - complement, 0)
+    ev = evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=solver)
+    assert max(off_the_truth(ev)) <= 1e-15
+    assert ev.error.value.max() <= 1e-15 * np.abs(ev.value).max()
+    assert ev.error.expected_return <= 1e-15 * np.abs(ev.value).max()
+
+
+@pytest.mark.parametrize("storage", [as_dense, as_sparse])
+def test_values_keep_their_digits_where_the_rewards_of_successors_cancel(storage):
+    rng = np.random.default_rng(4)
+    P, R = rng.dirichlet(np.ones(20), (20, 1)), rng.standard_normal((20, 1, 20))
+    R -= (P * R).sum(axis=2, keepdims=True) - 1e-3
+    mdp = storage(MDP(P, R, 1 - 1e-9, 0))
+    assert max(off_the_truth(evaluate(mdp, SoftmaxPolicy.uniform(mdp)))) <= 1e-15
+
+
+@pytest.mark.parametrize("complement", [2e-6, 5e-7])
+@pytest.mark.parametrize("signed", [False, True])
+def test_large_sparse_models_keep_the_digits_of_their_values_near_discount_1(complement, signed):
+    """Where iterations, and gain and bias, know no more than norms."""
+    mdp = as_sparse(problems.garnet(1200, 4, 5, rng=0, discount=1 - complement))
+    reward = np.random.default_rng(2).random((1200, 4))
+    policy = SoftmaxPolicy.uniform(mdp)
+    if signed:
+        reward -= evaluate(mdp, policy).visitation @ reward.mean(axis=1)
+    ev = evaluate(MDP(mdp.transition, reward, mdp.discount, 0), policy)
+    assert isinstance(ev.solver, Krylov | GainBias)
+    assert ev.error.value.max() <= 1e-14 * np.abs(ev.value).max()
+
+
+@pytest.mark.parametrize("shift", [0.005, 0.05])
+@pytest.mark.parametrize("solver", [GTH(), Bordered()])
+@pytest.mark.parametrize("complement", [1e-17, 1e-25, 1e-30, 1e-100])
+def test_a_correction_that_rounding_would_spoil_is_not_made(complement, solver, shift):
+    """Rounding of V itself to floats leaves more than V of a correction: what elimination knows is better."""
+    P, reward = mean_of_nearly_0(20)
+    mdp = MDP(P, reward + shift, 1 - complement, 0, discount_complement=complement)
+    assert off_the_truth(evaluate(mdp, SoftmaxPolicy.uniform(mdp), solver=solver))[0] <= 1e-12
+
+
+def test_mean_rewards_keep_what_large_ones_of_either_sign_leave():
+    mdp = MDP([[[1.0]] * 3], [[-1e16, 1.0, 1e16]], 0.5)
+    assert off_the_truth(evaluate(mdp, SoftmaxPolicy.uniform(mdp)))[0] <= 1e-15
