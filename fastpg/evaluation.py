@@ -98,7 +98,7 @@ class Evaluation:
         if not (mdp.never_ends and chain.all_defined):
             value = np.where(mdp.terminal | chain.undefined, 0.0, value)
         if near and self._loses_digits(value):
-            unit = reward_unit(mdp, value)
+            unit = reward_unit(mdp, self.policy, value)
             equations = Equations(mdp, self.policy, frozen(mdp.terminal | chain.undefined), unit, 1.0)
             better = corrected_value(equations, self.factors.solve, self._spread, value / unit)
             value = in_units("value", better, unit, mdp)
