@@ -48,7 +48,8 @@ class ErrorBounds:
 
     bounded by elimination without subtraction, entry by entry, for up to 2000 states, or any number where GTH is the
     solver; otherwise by norms, from a vector t with (I - discount P_pi) t > 0 verified. Discount 1 is no exception.
-    A bound can be infinite, and is where 1 - discount is so small that the residual cannot tell.
+    A bound is wide where the rounding of the residual times the expected time to the end matters, or infinite by norms.
+    `gradient` bounds `evaluation.logit_gradient`, whatever the policy is made of.
 
     Source: Neumaier (1999) for the method; Ogita, Rump & Oishi (2005) for the residual; Alfa, Xue & Ye (2002) for D.
     """
