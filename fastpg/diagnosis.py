@@ -42,9 +42,9 @@ def likely_fault(
 ) -> str | None:
     """The fault whose exact law explains `estimate`, in words; None where none of the known ones does.
 
-    The best of the faults of `estimator`, unless its own law explains as much, and of `RewardToGo` and `TotalReturn` with
-    its behaviour and baseline; where there is none and `own`, its own mean, which is biased. The `used` entries are held
-    against the mean and covariance that the fault has, and no entry that is used or `contradicted` may be far off.
+    The best of the faults of `estimator`, unless its own law explains as much, and of `RewardToGo` and `TotalReturn`
+    with its behaviour and baseline; where there is none and `own`, its own mean, which is biased. The `used` entries
+    are held against the mean and covariance that the fault has; none used or `contradicted` may be far off.
     """
     pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
     seen = used | contradicted
