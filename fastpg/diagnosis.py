@@ -42,9 +42,9 @@ def likely_fault(
 ) -> str | None:
     """The fault whose exact law explains `estimate`, in words; None where none of the known ones does.
 
-    The best of the faults of `estimator`, and of `RewardToGo` and `TotalReturn` with its behaviour and baseline; where
-    none explains it and `own`, the mean of the estimator itself, which may be biased. The `used` entries are held
-    against the mean and covariance that the fault has, and no entry that is used or `contradicted` may be far off.
+    The best of the faults of `estimator`, unless its own law explains as much, and of `RewardToGo` and `TotalReturn`
+    with its behaviour and baseline; where there is none and `own`, its own mean, which is biased. The `used` entries
+    are held against the mean and covariance that the fault has; none used or `contradicted` may be far off.
     """
     pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
     seen = used | contradicted
@@ -59,16 +59,15 @@ def likely_fault(
         covariance = moments.covariance_in_units() / estimate.n
         return chi_square(off / moments.plan.unit, covariance, pooling, estimate.contributions, EXPLAINED).p_value
 
+    itself = _moments(evaluation, partial(_same, _sound(estimator)), horizon, estimate.n)
+    explained = itself is not None and agreement(itself) >= EXPLAINED
     best: tuple[float, str] | None = None
-    for what, moments in _named(evaluation, estimator, horizon, estimate.n):
+    for what, moments in _named(evaluation, estimator, horizon, estimate.n, spare=explained):
         p = agreement(moments)
         if p >= EXPLAINED and (best is None or p > best[0]):
             best = p, what
-    if best is None and own:
-        for made in (estimator, _sound(estimator)):
-            itself = _moments(evaluation, partial(_same, made), horizon, estimate.n)
-            if itself is not None and agreement(itself) >= EXPLAINED:
-                return f"the exact mean of {type(made).__name__}, which is biased"
+    if best is None and own and explained:
+        return f"the exact mean of {type(_sound(estimator)).__name__}, which is biased"
     return None if best is None else best[1]
 
 
@@ -96,9 +95,9 @@ def _moments(
 
 
 def _named(
-    evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, horizon: Horizon, n: int
+    evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, horizon: Horizon, n: int, *, spare: bool
 ) -> Iterator[tuple[str, EstimatorMoments]]:
-    """The faults that a sample could have, and the law of each."""
+    """The faults that a sample could have, and the law of each; to `spare` the estimator is to suspect it of none."""
     sound = _sound(estimator)
     given: dict[str, Any] = {
         "baseline": getattr(sound, "baseline", None),
@@ -113,7 +112,7 @@ def _named(
             yield _what(estimator), moments
     for base in bases:
         plain = _moments(evaluation, base, horizon, n)
-        for maker in _faults(evaluation, base):
+        for maker in () if spare and base is bases[0] else _faults(evaluation, base):
             moments = _moments(evaluation, maker, horizon, n)
             # What changes nothing is no fault of the base, which may have others.
             if moments is not None and (plain is None or not _equal(moments.mean, plain.mean)):

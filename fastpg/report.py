@@ -219,8 +219,9 @@ def _conclusion(lines: Sequence[Line]) -> list[str]:
     if not failed:
         every = f"all {len(lines)} lines" if len(lines) > 1 else "the line"
         weak = sum(line.check.powerless for line in lines)
-        but = f", on {weak} of which a bias longer than the gradient might go unseen" if weak else ""
-        return [*out, f"Sampled and exact gradients agree on {every}{but}."]
+        if weak:
+            out.append(f"Detectable biases are longer than the gradient on {weak}: too few trajectories.")
+        return [*out, f"Sampled and exact gradients agree on {every}."]
     if "disagrees" in failed:
         return [*out, f"Sampled and exact gradients disagree on {failed.count('disagrees')} of {len(lines)} lines."]
     needed = max(line.episodes * line.check.trajectories_needed for line in lines if line.check.verdict == "undecided")
