@@ -21,7 +21,7 @@ from fastpg.sampling.estimate import GradientEstimate, Pooling, estimate_gradien
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.plan import Plan
 from fastpg.sampling.tables import Horizon
-from fastpg.validation import FloatArray, float_array, positive_integer, real_between
+from fastpg.validation import FloatArray, float_array, positive_count, real_between
 from fastpg.verdict import CrossCheck, directions, found_of_constants, judge, varying
 
 __all__ = ["CrossCheck", "crosscheck", "detectable_bias", "holm"]
@@ -82,7 +82,7 @@ def crosscheck(
         raise InvalidArgument("a sample takes the place of n, rng and until_decided: leave them out")
     if given is None and (n is None or rng is None):
         raise InvalidArgument("crosscheck needs n and rng, or a sample")
-    n = positive_integer("n", n if given is None else given.n)
+    n = positive_count("n", n if given is None else given.n)
     if not 0.0 < real_between("false_alarm", false_alarm, 0.0, 1.0) < 1.0:
         raise InvalidArgument(f"false_alarm must lie between 0 and 1 but is {false_alarm!r}")
     if against not in ("gradient", "mean", "infinite"):
@@ -160,7 +160,7 @@ def detectable_bias(
     >>> round(detectable_bias(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=10_000, horizon=1), 4)
     0.0131
     """
-    n = positive_integer("n", n)
+    n = positive_count("n", n)
     moments = estimator_moments(evaluate(mdp, policy, horizon=1), estimator, horizon=horizon, n=n)
     if not _affordable(moments):
         raise InvalidArgument(f"the exact covariance of {moments.entries} entries is too large to form in some seconds")

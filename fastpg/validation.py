@@ -147,12 +147,18 @@ def require_solver(name: str, value: object) -> None:
 
 
 def positive_integer(name: str, value: object) -> int:
-    """`value` as an int of at least 1 that 64 bits hold."""
+    """`value` as an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InvalidArgument(f"{name} must be a positive integer but is {value!r}")
-    if value >= 2**63:
-        raise InvalidArgument(f"{name} must be an integer below 2^63 but is {value!r}")
     return int(value)
+
+
+def positive_count(name: str, value: object) -> int:
+    """`value` as an int of at least 1 that 64 bits hold."""
+    count = positive_integer(name, value)
+    if count >= 2**63:
+        raise InvalidArgument(f"{name} must be an integer below 2^63 but is {value!r}")
+    return count
 
 
 def real_between(

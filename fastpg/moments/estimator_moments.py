@@ -18,7 +18,7 @@ from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.tables import Horizon
-from fastpg.validation import FloatArray, frozen, positive_integer
+from fastpg.validation import FloatArray, frozen, positive_count
 
 # Second moments use dense tables of the states that are reached.
 MOST_BYTES = 4 * 2**30
@@ -240,7 +240,7 @@ def estimator_moments(
         perturbed = Perturbed.of(made)
         return EstimatorMoments(made, evaluation.logit_gradient, True, "", perturbed.law, perturbed)
     law = step_law(made)
-    n = None if n is None else positive_integer("n", n)
+    n = None if n is None else positive_count("n", n)
     plain = not (made.terms.whole or made.joint or made.terms.income is not None)
     recursion = Stepwise.of(made, law) if plain else Sampled.of(made, law, n)
     size = _radius(recursion, 1)

@@ -21,7 +21,7 @@ from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.sampler import Earner
 from fastpg.sampling.tables import Horizon, IntArray
-from fastpg.validation import BoolArray, FloatArray, float_array, frozen, positive_integer, require_finite
+from fastpg.validation import BoolArray, FloatArray, float_array, frozen, positive_count, require_finite
 
 # Block sums of this many runs of trajectories carry the statistics; up to this n a block is one trajectory.
 BLOCKS = 4096
@@ -146,7 +146,7 @@ def estimate_gradient(
     >>> estimate_gradient(mdp, SoftmaxPolicy.uniform(mdp), RewardToGo(), n=10_000, horizon=1, rng=0).mean.shape
     (2, 2)
     """
-    n = positive_integer("n", n)
+    n = positive_count("n", n)
     key, made = philox_key(rng), plan(mdp, policy, estimator, horizon)
     shape, rows = made.policy.probabilities.shape, made.rows
     made.require_sample(n, keep_partial=keep_partial)

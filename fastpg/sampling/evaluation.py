@@ -16,7 +16,7 @@ from fastpg.policy import Policy, fitted
 from fastpg.rng import RNG, philox_key
 from fastpg.sampling.parallel import StopFlag, in_order
 from fastpg.sampling.tables import outcome_table, stopping
-from fastpg.validation import FloatArray, frozen, positive_integer
+from fastpg.validation import FloatArray, frozen, positive_count
 
 PIECES = 64
 
@@ -99,7 +99,7 @@ def sample_evaluation(
 
     Source: Sutton & Barto (2018), section 5.1.
     """
-    policy, n = fitted(policy, mdp), positive_integer("n", n)
+    policy, n = fitted(policy, mdp), positive_count("n", n)
     key, rule, table = philox_key(rng), stopping(mdp, policy, "geometric"), outcome_table(mdp, policy)
     unit = power_of_two(float(np.abs(table.reward).max(initial=0.0)))
     by_slot, (reward,) = table.indexed(mdp, frozen(table.reward / unit))

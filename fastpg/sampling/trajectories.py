@@ -12,7 +12,7 @@ from fastpg.policy import Policy, fitted
 from fastpg.rng import RNG, philox_key
 from fastpg.sampling.parallel import StopFlag, run
 from fastpg.sampling.tables import Horizon, IntArray, OutcomeTable, Stopping, outcome_table, stopping
-from fastpg.validation import FloatArray, frozen, positive_integer
+from fastpg.validation import FloatArray, frozen, positive_count
 
 PIECE = 4096
 
@@ -105,6 +105,6 @@ def sample_returns(
 
 def _sampler(mdp: MDP, policy: Policy, horizon: Horizon, n: int) -> tuple[list[slice], Stopping, OutcomeTable]:
     """Checked arguments: the pieces of 0..n-1, when a trajectory stops and what it is drawn from."""
-    policy, n = fitted(policy, mdp), positive_integer("n", n)
+    policy, n = fitted(policy, mdp), positive_count("n", n)
     pieces = [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
     return pieces, stopping(mdp, policy, horizon), outcome_table(mdp, policy)
