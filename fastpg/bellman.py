@@ -81,5 +81,5 @@ def _law(mdp: MDP) -> tuple[Any, ...]:
 def _pieces(mdp: MDP) -> list[tuple[int, int]]:
     S = mdp.n_states
     # Of dense models a state is S A numbers, of sparse ones a few.
-    size = PIECE if mdp.is_sparse else max(1, PIECE * 64 // (S * mdp.n_actions))
+    size = PIECE if mdp.is_sparse else max(1, PIECE * 512 // (S * mdp.n_actions))
     return [(first, min(first + size, S)) for first in range(0, S, size)]
