@@ -164,6 +164,7 @@ def run(code):
 
 def test_importing_fastpg_loads_no_optional_package_and_no_statistics():
     optional = ("hypothesis", "pytest", "rich", "matplotlib", "gymnasium", "flint", "scipy.stats", "fastpg.testing")
+    optional += ("scipy.sparse.linalg", "scipy.optimize")
     assert run(f"import fastpg, sys; print([name for name in {optional!r} if name in sys.modules])").strip() == "[]"
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.sparse.linalg import splu
 
 from fastpg.errors import NoExactMoments
 from fastpg.kernels.coupling import coupled_steps
@@ -99,6 +98,8 @@ def _distributions(plan: PerturbedPlan, step: FloatArray) -> FloatArray:
 
 def _moments(plan: PerturbedPlan, chain: CoupledChain, order: int) -> FloatArray:
     """E D^j from the start: the powers of a reward plus what follows, for a number of steps or in the limit."""
+    from scipy.sparse.linalg import splu  # takes a tenth of a second
+
     discount, survival = plan.mdp.discount, 1.0
     if plan.horizon == "geometric":
         discount, survival = 1.0, plan.mdp.discount
