@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 
 flint = pytest.importorskip("flint")
 
+from test_certificate import all_uncontained, generated  # noqa: E402
+
+from fastpg import evaluate  # noqa: E402
 from fastpg.exact.lifting import Lifting, centred, inverse, small_fraction  # noqa: E402
 from fastpg.exact.rationals import exact  # noqa: E402
 
@@ -94,3 +97,10 @@ def test_what_products_share_with_a_factor_is_known_from_their_parts(x, y, facto
     shared = table.shared(factor)
     assert factor % shared == 0
     assert all(shared % n.gcd(factor) == 0 for n in table.numerator.ravel() if n)
+
+
+@pytest.mark.parametrize("seed", [5183, 8216])
+def test_systems_that_no_power_seems_to_prove_are_eliminated(seed):
+    """Their search for a common denominator finds larger and larger ones."""
+    mdp, policy, solver = generated(seed)
+    assert all_uncontained(evaluate(mdp, policy, solver=solver)) == {}

@@ -60,7 +60,7 @@ class Lifting:
         self._size = max(map(abs, b.entries()))
         self.power = flint().fmpz(1)
         self.x = 0 * b
-        self.residual = b
+        self.residual = self._b = b
 
     def sufficient(self) -> int:
         """Bits of a power of q that nearly always prove a solution whose denominator is known."""
@@ -83,13 +83,21 @@ class Lifting:
         """Integers N and D with A N = D b, D a multiple of `known`.
 
         They agree modulo the power of q by construction, and hence at all, being small against it:
-        |A| max|N| + D max|b| < power. Lifts as far as that takes.
+        |A| max|N| + D max|b| < power. Lifts as far as that takes, and where it takes more than twice the digits that
+        Hadamard's bound gives to N and D, eliminates.
         """
-        while True:
+        A = self._inverse[0]
+        most = 4 * (A.nrows() + 1) * int(self._norm.bit_length() + self._size.bit_length() + A.nrows().bit_length())
+        while self.power.bit_length() <= most:
             found = self.attempt(known)
             if found is not None:
                 return found
             self.extend(2 * self.power.bit_length())
+        exact = A.solve(self._b).entries()
+        D = known
+        for x in exact:
+            D *= x.q // x.q.gcd(D)
+        return [x.p * (D // x.q) for x in exact], D
 
     def attempt(self, D: Any) -> tuple[list[Any], Any] | None:
         """N and D where the power of q suffices to find and to prove them."""
