@@ -26,7 +26,7 @@ class _Sealing(ABCMeta):
     """Closes a policy when its constructor, and with it that of every subclass, is done."""
 
     def __call__(cls: "type[_P]", *args: Any, **kwargs: Any) -> "_P":
-        policy = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        policy: _P = type.__call__(cls, *args, **kwargs)
         policy.__dict__["_sealed"] = True
         return policy
 
