@@ -37,7 +37,7 @@ class Chain:
     discount_complement: float
     undefined: BoolArray
 
-    @cached_property
+    @property
     def n_states(self) -> int:
         """S."""
         return self.reward.shape[0]
