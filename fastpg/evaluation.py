@@ -145,7 +145,7 @@ class Evaluation:
             finite("action_value", q, mdp)
         if not self.chain.all_defined:
             q[next_value(mdp, self.chain.undefined.astype(float)) > 0] = np.nan
-        return frozen(with_state_value(mdp, q, self.value))
+        return frozen(q if mdp.all_available else with_state_value(mdp, q, self.value))
 
     @cached_property
     def advantage(self) -> FloatArray:
@@ -161,7 +161,7 @@ class Evaluation:
         if not kernels.advantage(pi, q, self.mdp.available, out):
             finite("advantage", out, self.mdp, undefined)
         frozen(out)
-        if self.chain.n_states <= LARGEST:
+        if self.mdp.n_states <= LARGEST:
             sums = np.empty(2)
             kernels.cancellation(self.occupancy, pi, q, out, sums)
             noise, size = sums.tolist()
@@ -193,7 +193,7 @@ class Evaluation:
         kernels.cancellation(self.occupancy, pi, q, frozen(out), sums)
         return bool(rounding + SAFETY * sums[1] <= most)
 
-    @cached_property
+    @property
     def _comparable_value(self) -> FloatArray:
         """Q up to a constant in each state, where that has less rounding: all that the advantage needs.
 

@@ -104,12 +104,12 @@ class MDP:
             set_(self, "reward", frozen(_dense_reward(reward, P, rows, ended)))
             set_(self, "transition", frozen(law("transition", P, InvalidModel, rows)))
 
-    @property
+    @cached_property
     def n_states(self) -> int:
         """S, terminal states included."""
         return self.terminal.shape[0]
 
-    @property
+    @cached_property
     def n_actions(self) -> int:
         """A, the largest number of actions that a state can have."""
         return self.available.shape[1]

@@ -26,7 +26,7 @@ class _Sealing(ABCMeta):
     """Closes a policy when its constructor, and with it that of every subclass, is done."""
 
     def __call__(cls: "type[_P]", *args: Any, **kwargs: Any) -> "_P":
-        policy = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        policy: _P = type.__call__(cls, *args, **kwargs)
         policy.__dict__["_sealed"] = True
         return policy
 
@@ -139,8 +139,9 @@ class SoftmaxPolicy(Policy):
     """
 
     def __init__(self, logits: npt.ArrayLike) -> None:
-        self.parameters = frozen(_matrix("logits", logits))
-        self.probabilities = _softmax(self.parameters)
+        theta = frozen(_matrix("logits", logits))
+        # Not by `__setattr__`, which takes longer than the softmax of a small policy.
+        vars(self).update(parameters=theta, probabilities=_softmax(theta))
 
     @property
     def logits(self) -> FloatArray:
@@ -305,7 +306,7 @@ def random(mdp: MDP, *, rng: RNG) -> SoftmaxPolicy:
 
 def fitted(policy: Policy, mdp: MDP) -> Policy:
     """`policy` masked by what `mdp` makes available, after a check that their shapes agree."""
-    shape = (mdp.n_states, mdp.n_actions)
+    shape = mdp.available.shape
     if not isinstance(policy, Policy):
         raise InvalidPolicy(f"policy must be a fastpg policy such as SoftmaxPolicy but is {type(policy).__name__}")
     if policy.probabilities.shape != shape:

@@ -18,13 +18,13 @@ SUM_TOLERANCE = 1e-9
 
 def frozen(array: ArrayT) -> ArrayT:
     """The same array, made read-only."""
-    array.setflags(write=False)  # half the time of array.flags.writeable = False
+    array.setflags(False)  # type: ignore[call-arg]  # half the time of write=False, a quarter of that of flags.writeable
     return array
 
 
 def numbers(name: str, value: object, error: type[FastPGError]) -> npt.NDArray[Any]:
     """`value` as an array of real numbers, not copied where it is one."""
-    if sparse.issparse(value):
+    if not isinstance(value, np.ndarray) and sparse.issparse(value):
         kind = type(value).__name__
         raise error(
             f"{name} must be a dense array but is a SciPy {kind}; only transition and reward of MDP may be sparse"

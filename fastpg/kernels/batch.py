@@ -237,7 +237,7 @@ def solve(
             rows.eliminate(status, pivot.reshape(S), left, right, flow)
             rows.substitute(flow, left, right, found)
             rows.substitute_transposed(flow, pivot.reshape(S), reached)
-            rows.look_ahead(model, own, rate, discount[0, 0], found, scratch, q.reshape(S, A), adv.reshape(S, A))
+            rows.look_ahead(model, own, rate, discount[0, 0], found, q.reshape(S, A), adv.reshape(S, A))
         centre(pi, lane, adv)
         read_off(start, goes_on, discount, pi, adv, solution[0], d, visits, lane[0], x)
         require_finite(solution[:1], status)

@@ -113,13 +113,14 @@ def advantage(pi, q, available, out):
 def cancellation(d, pi, q, adv, out):
     """out[0] = sum_sa d(s) pi(a|s) (|q(s,a)| + |q(s,a) - A(s,a)|) and out[1] = sum_sa d(s) pi(a|s) |A(s,a)|"""
     S, A = pi.shape
-    out[:] = 0.0
+    noise, size = 0.0, 0.0
     for s in range(S):
         for a in range(A):
             weight = d[s] * pi[s, a]
             if weight != 0.0:
-                out[0] += weight * (abs(q[s, a]) + abs(q[s, a] - adv[s, a]))
-                out[1] += weight * abs(adv[s, a])
+                noise += weight * (abs(q[s, a]) + abs(q[s, a] - adv[s, a]))
+                size += weight * abs(adv[s, a])
+    out[0], out[1] = noise, size
 
 
 @kernel

@@ -34,6 +34,25 @@ def total(x):
 
 
 @kernel
+def product(x, y):
+    """sum_k x[k] y[k]"""
+    a, b, c, d, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    whole = x.size - x.size % 8
+    for k in range(0, whole, 8):
+        a += x[k] * y[k]
+        b += x[k + 1] * y[k + 1]
+        c += x[k + 2] * y[k + 2]
+        d += x[k + 3] * y[k + 3]
+        e += x[k + 4] * y[k + 4]
+        f += x[k + 5] * y[k + 5]
+        g += x[k + 6] * y[k + 6]
+        h += x[k + 7] * y[k + 7]
+    for k in range(whole, x.size):
+        a += x[k] * y[k]
+    return ((a + b) + (c + d)) + ((e + f) + (g + h))
+
+
+@kernel
 def two_products(x, y, z):
     """sum_k x[k] y[k] and sum_k x[k] z[k]"""
     a, b, c, d, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -182,16 +201,15 @@ def substitute_transposed(off, pivot, out):
 
 
 @kernel
-def look_ahead(P, r, scale, gamma, solution, row, q, out):
+def look_ahead(P, r, scale, gamma, solution, q, out):
     """q[s,a] = r(s,a) + gamma sum_k P(k|s,a) V(k), and out the same of V or h, whichever has less rounding in s"""
     S, A = out.shape
     V, h = solution[0], solution[2]
     for s in range(S):
         for a in range(A):
-            q[s, a] = out[s, a] = r[s, a]
+            q[s, a] = r[s, a]
             if scale[s, a] != 0.0:
-                for k in range(S):
-                    row[k] = P[s, a, k]
-                ahead, relative = two_products(row, V, h)
-                q[s, a] += gamma * scale[s, a] * ahead
-                out[s, a] = q[s, a] if solution[1, s] <= solution[3, s] else r[s, a] + gamma * scale[s, a] * relative
+                q[s, a] += gamma * scale[s, a] * product(P[s, a], V)
+            out[s, a] = q[s, a]
+            if scale[s, a] != 0.0 and not solution[1, s] <= solution[3, s]:
+                out[s, a] = r[s, a] + gamma * scale[s, a] * product(P[s, a], h)

@@ -45,7 +45,7 @@ class LUFactorisation:
 
     def solve(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi) x = b."""
-        return dgetrs(self.factors, self.pivots, b, trans=1)[0]
+        return dgetrs(self.factors, self.pivots, b, 1)[0]
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi)^T x = b."""
