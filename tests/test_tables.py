@@ -1,11 +1,14 @@
 """Outcome tables: every outcome that can happen, once and in order; the same on any number of threads."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from fastpg import MDP, SoftmaxPolicy, problems
 from fastpg.kernels import outcomes as kernels
+from fastpg.kernels.alias import fixed_point
 from fastpg.kernels.sampling import LANES, lines, step
 from fastpg.sampling import tables
 from fastpg.sampling.tables import outcome_table
@@ -92,6 +95,15 @@ def test_tables_are_the_same_on_any_number_of_threads(monkeypatch, reward, store
         for name in ("offset", "successor", "action", "reward", "probability", "alias"):
             assert np.array_equal(getattr(pieces, name), getattr(whole, name))
         assert np.array_equal(pieces.draws.record, whole.draws.record)
+
+
+@pytest.mark.parametrize(
+    ("h", "e"), [(1.0, -(2.0**-60)), (1.0, 2.0**-60), (1 - 2.0**-53, 2.0**-53), (2.5, -1e-17), (3.0, 0.0)]
+)
+def test_two_floats_make_a_fixed_point_number(h, e):
+    # A borrow from the whole number, a carry into it, and neither.
+    whole, part = fixed_point(h, e)
+    assert abs(whole + Fraction(int(part), 2**64) - Fraction(h) - Fraction(e)) <= Fraction(1, 2**63)
 
 
 @pytest.mark.parametrize("rows_of", [lines, lines.py_func])
