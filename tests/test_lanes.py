@@ -22,7 +22,7 @@ from fastpg import (
     sample_returns,
 )
 from fastpg.kernels import sampling as kernels
-from fastpg.kernels.alias import alias_table
+from fastpg.kernels.alias import alias_tables
 from fastpg.sampling.tables import FOREVER, outcome_table, state_bits, stopping
 
 # The whole suite raises a false alarm with probability 1e-6 for each chance it is given here; seeds are fixed.
@@ -68,11 +68,12 @@ def test_the_walk_agrees_compiled_and_interpreted(monkeypatch):
 def test_alias_tables_agree_compiled_and_interpreted():
     rng = np.random.default_rng(0)
     weight, offset = rng.dirichlet(np.full(40, 0.1)), np.array([0, 10, 10, 11, 40])
-    compiled, interpreted = ((np.zeros(40, np.uint64), np.zeros(40, np.int64)) for _ in range(2))
-    alias_table(weight, offset, *compiled)
+    successor, action, terminal = rng.integers(0, 4, 40), rng.integers(0, 3, 40), np.arange(4) == 2
+    compiled, interpreted = ((np.zeros(40, np.int64), np.zeros((40, 2), np.uint64)) for _ in range(2))
+    alias_tables(weight, offset, successor, action, terminal, 2, *compiled)
     with np.errstate(over="ignore"):
-        alias_table.py_func(weight, offset, *interpreted)
-    assert np.array_equal(compiled, interpreted)
+        alias_tables.py_func(weight, offset, successor, action, terminal, 2, *interpreted)
+    assert all(np.array_equal(x, y) for x, y in zip(compiled, interpreted, strict=True))
 
 
 def words_for(threshold, alias):

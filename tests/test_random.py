@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from numba import njit
 
 from fastpg.errors import InvalidArgument
 from fastpg.kernels import random as kernels
+from fastpg.kernels.wide import wide_product
 from fastpg.rng import generator, philox_key
 
 ONES = 2**64 - 1
@@ -62,12 +64,21 @@ def test_xoshiro_gives_the_published_words():
     ]
 
 
-def test_high_word_is_the_upper_half_of_the_product():
+@njit  # not cached, so that its code can be looked at
+def product_of(x, y):
+    """x y in two words"""
+    return wide_product(x, y)
+
+
+def test_wide_products_are_whole():
     rng = np.random.default_rng(0)
-    for x, y in rng.integers(0, 2**64, size=(1000, 2), dtype=np.uint64):
-        assert int(kernels.high_word(x, y)) == int(x) * int(y) >> 64
-        n = y >> np.uint64(32)
-        assert int(kernels.multiply_high(x, n)) == int(x) * int(n) >> 64
+    pairs = rng.integers(0, 2**64, size=(1000, 2), dtype=np.uint64)
+    pairs[:3] = np.array([[0, ONES], [ONES, ONES], [1, ONES]], np.uint64)
+    for x, y in pairs:
+        for multiply in (product_of, product_of.py_func):
+            high, low = multiply(x, y)
+            assert int(high) * 2**64 + int(low) == int(x) * int(y)
+    assert all("mul i128" in code or "mul nuw i128" in code for code in product_of.inspect_llvm().values())
 
 
 def test_generators_agree_compiled_and_interpreted():

@@ -13,8 +13,9 @@ import numpy as np
 
 from fastpg.kernels import kernel
 from fastpg.kernels.estimates import add_block
-from fastpg.kernels.random import ROUNDS, WEYL, multiply_high, philox_round, xoshiro
+from fastpg.kernels.random import ROUNDS, WEYL, philox_round, xoshiro
 from fastpg.kernels.sampling import UNIT, U, geometric_length
+from fastpg.kernels.wide import wide_product
 
 # Laws of directions.
 EVERY, COORDINATE, SIGNS, NORMAL = 0, 1, 2, 3
@@ -65,7 +66,7 @@ def direction(kind, turn, key, sample, out):
     s0, s1, s2, s3 = stream(key, sample, 0)
     if kind == COORDINATE:
         word, s0, s1, s2, s3 = xoshiro(s0, s1, s2, s3)
-        f = np.int64(multiply_high(word, U(n)))
+        f = np.int64(wide_product(word, U(n))[0])
         word, s0, s1, s2, s3 = xoshiro(s0, s1, s2, s3)
         out[f] = 1.0 if uniform(word) < 0.5 else -1.0
         return f, f + 1

@@ -10,37 +10,19 @@ lanes; a word from Philox itself costs about ten times as much.
 import numpy as np
 
 from fastpg.kernels import kernel
+from fastpg.kernels.wide import wide_product
 
 # Salmon, Moraes, Dror & Shaw (2011), Parallel random numbers: as easy as 1, 2, 3; table 2 and section 4.3.
 MULTIPLIERS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
 WEYL = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B))
 ROUNDS = 10
 
-LOW = np.uint64(0xFFFFFFFF)
-HALF = np.uint64(32)
-
-
-@kernel
-def high_word(x, y):
-    """The upper 64 bits of the 128-bit product x y."""
-    x0, x1 = x & LOW, x >> HALF
-    y0, y1 = y & LOW, y >> HALF
-    middle = x1 * y0 + ((x0 * y0) >> HALF)
-    carry = (middle & LOW) + x0 * y1
-    return x1 * y1 + (middle >> HALF) + (carry >> HALF)
-
-
-@kernel
-def multiply_high(word, n):
-    """floor(word n / 2^64) for n < 2^32: the cell that a word draws from n"""
-    return ((word >> HALF) * n + (((word & LOW) * n) >> HALF)) >> HALF
-
 
 @kernel
 def philox_round(c0, c1, c2, c3, k0, k1):
     """One of the ten rounds of `philox`"""
-    high0, low0 = high_word(MULTIPLIERS[0], c0), MULTIPLIERS[0] * c0
-    high1, low1 = high_word(MULTIPLIERS[1], c2), MULTIPLIERS[1] * c2
+    high0, low0 = wide_product(MULTIPLIERS[0], c0)
+    high1, low1 = wide_product(MULTIPLIERS[1], c2)
     return high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
 
 

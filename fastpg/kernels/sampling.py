@@ -23,16 +23,18 @@ import numpy as np
 
 from fastpg.kernels import kernel
 from fastpg.kernels.prefetch import prefetch
-from fastpg.kernels.random import HALF, LOW, multiply_high, streams, xoshiro, xoshiro_lanes
+from fastpg.kernels.random import streams, xoshiro, xoshiro_lanes
+from fastpg.kernels.wide import wide_product
 
 UNIT = 2.0**-53
 NEVER = 2**62
 U = np.uint64
 ZERO, ONE = U(0), U(1)
 TERMINAL = U(2**31)
+HALF, LOW = U(32), U(2**32 - 1)
 
 # A row of the log is then an odd number of cache lines, so that a column spreads over all sets of a cache.
-LANES = 144
+LANES = 208
 ROWS = 2**13
 # Trajectories in a batch, and the number of steps after which a batch takes no more of them.
 BATCH = 4096
@@ -59,23 +61,31 @@ def step(word, here, segment, record, mask, codes, slots):
     """
     for lane in range(word.shape[0]):
         outcomes = segment[here[lane]]
-        n = outcomes & LOW
-        k = (outcomes >> HALF) + multiply_high(word[lane], n)
+        cell, word[lane] = wide_product(word[lane], outcomes & LOW)
+        k = (outcomes >> HALF) + cell
         prefetch(record, k)
-        word[lane] *= n
         here[lane] = k
-    arrived = ZERO
+    arrived, kept = ZERO, slots.shape[0] > 0
     for lane in range(word.shape[0]):
         k = here[lane]
         own = word[lane] < record[k, 0]
         both = record[k, 1]
         code = both >> HALF if own else both & LOW
         codes[lane] = code
-        slots[lane] = k + k + (ZERO if own else ONE)
+        if kept:
+            slots[lane] = k + k + (ZERO if own else ONE)
         here[lane] = code & mask
         prefetch(segment, here[lane])
         arrived |= code
     return arrived >= TERMINAL
+
+
+@kernel
+def lines(rows, lanes):
+    """(rows, lanes) words that begin at a cache line, and so does each row where `lanes` is a multiple of 8"""
+    words = np.empty(rows * lanes + 7, U)
+    skip = (-words.ctypes.data % 64) // 8
+    return words[skip : skip + rows * lanes].reshape(rows, lanes)
 
 
 @kernel
@@ -88,9 +98,9 @@ def walk(key, first, last, law, stop, recent, log, begin, column, length):
     """
     horizon, powers, segment, record, bits = law
     depth, rows, lanes = log.shape
-    s0, s1, s2, s3 = np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U)
-    n0, n1, n2, n3 = np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, U)
-    word, here, unused = np.empty(lanes, U), np.empty(lanes, U), np.empty(lanes, np.uint32)
+    words = lines(10, lanes)
+    s0, s1, s2, s3, n0, n1, n2, n3 = words[0], words[1], words[2], words[3], words[4], words[5], words[6], words[7]
+    word, here, unused = words[8], words[9], np.empty(0, np.uint32)
     follows, until = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
     for lane in range(lanes):
         follows[lane], until[lane] = -1, -1

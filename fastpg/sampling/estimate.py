@@ -131,7 +131,7 @@ def estimate_gradient(
 
     `horizon` is a number of steps, or "geometric": go on with probability `discount`, rewards undiscounted, which is
     unbiased for the infinite horizon. Trajectory i is the same bit for bit whatever the threads, and so is the
-    result. Memory: 32 MiB, about 9 (S, A) arrays and 9 MiB a thread, about 100 bytes an outcome (s, a, s'), and 32
+    result. Memory: 32 MiB, about 9 (S, A) arrays and 13 MiB a thread, about 100 bytes an outcome (s, a, s'), and 32
     bytes a step of a trajectory of more than a million. `progress` is called with the trajectories done so far.
     With `keep_partial` an interrupt (Ctrl-C) ends it early: what is returned is the estimate from the first
     trajectories, and says how many in `n`. The work is cut into pieces of at most about 2^24 steps, a fraction of a
@@ -147,7 +147,7 @@ def estimate_gradient(
     (2, 2)
     """
     n = positive_count("n", n)
-    key, made = philox_key(rng), plan(mdp, policy, estimator, horizon)
+    key, made = philox_key(rng), plan(mdp, policy, estimator, horizon, threads=threads)
     shape, rows = made.policy.probabilities.shape, made.rows
     made.require_sample(n, keep_partial=keep_partial)
     pooling = pooled(np.ones(shape, bool), POOLS) if pooling is None else pooling

@@ -100,7 +100,8 @@ def sample_evaluation(
     Source: Sutton & Barto (2018), section 5.1.
     """
     policy, n = fitted(policy, mdp), positive_count("n", n)
-    key, rule, table = philox_key(rng), stopping(mdp, policy, "geometric"), outcome_table(mdp, policy)
+    key, rule = philox_key(rng), stopping(mdp, policy, "geometric")
+    table = outcome_table(mdp, policy, threads=threads)
     unit = power_of_two(float(np.abs(table.reward).max(initial=0.0)))
     by_slot, (reward,) = table.indexed(mdp, frozen(table.reward / unit))
     law, (S, A) = rule.law(table), policy.probabilities.shape

@@ -183,8 +183,10 @@ class Plan:
         return add
 
 
-def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None) -> Plan | PerturbedPlan:
-    """The plan of an estimator, of its steps or of its perturbations.
+def plan(
+    mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None, *, threads: int | None = None
+) -> Plan | PerturbedPlan:
+    """The plan of an estimator, of its steps or of its perturbations; `threads` are those of its table.
 
     Raises InvalidPolicy where its behaviour never takes an action that the policy takes in a state that it reaches.
     """
@@ -206,7 +208,7 @@ def plan(mdp: MDP, policy: Policy, estimator: Estimator, horizon: Horizon | None
         start, horizon = (frozen(d / scale), 1) if scale > 0 else (mdp.start, 1)
     else:
         horizon = _checked_horizon(horizon)
-    table = outcome_table(mdp, sampled, start)
+    table = outcome_table(mdp, sampled, start, threads=threads)
     terms = scoring(name, estimator).terms(mdp, table)
     if scale != 1:
         terms = terms._replace(signal=frozen(scale * terms.signal), baseline=frozen(scale * terms.baseline))

@@ -1,6 +1,8 @@
 """What a model and a policy become for the sampler: one alias table a state, and the rule that ends a trajectory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,12 +11,14 @@ from scipy import sparse
 
 from fastpg.chain import induced_chain
 from fastpg.errors import InvalidArgument
-from fastpg.kernels.alias import alias_table, records
-from fastpg.kernels.random import HALF
+from fastpg.kernels.alias import alias_tables
+from fastpg.kernels.outcomes import by_pair, count_outcomes, list_outcomes
+from fastpg.kernels.sampling import HALF
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.sampling.duration import require_short
+from fastpg.sampling.parallel import run
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
 
 IntArray = npt.NDArray[np.int64]
@@ -23,6 +27,8 @@ Law = tuple[int, FloatArray, npt.NDArray[np.uint64], npt.NDArray[np.uint64], int
 
 # Later than any trajectory ends, and a row of a log can be added to it.
 FOREVER = 2**61
+# So many outcomes are worth a thread's while.
+PIECE = 2**16
 
 
 class Draws(NamedTuple):
@@ -37,7 +43,7 @@ class Draws(NamedTuple):
 class OutcomeTable:
     """The outcomes (action, successor) of each state; segment S holds the first states.
 
-    How they are drawn is worked out when it is first asked for: exact moments do without.
+    How they are drawn is worked out when it is first asked for, on `threads`: exact moments do without.
     """
 
     offset: IntArray
@@ -47,64 +53,90 @@ class OutcomeTable:
     probability: FloatArray
     n_actions: int
     terminal: BoolArray
+    threads: int | None = None
 
     @cached_property
-    def _alias_table(self) -> tuple[npt.NDArray[np.uint64], IntArray]:
-        threshold, alias = np.empty(self.probability.size, np.uint64), np.empty(self.probability.size, np.int64)
-        alias_table(self.probability, self.offset, threshold, alias)
-        return frozen(threshold), frozen(alias)
+    def _drawn(self) -> tuple[Draws, IntArray]:
+        n = self.probability.size
+        bits = state_bits(self.terminal.size, self.n_actions, n)
+        alias, record = np.empty(n, np.int64), np.empty((n, 2), np.uint64)
+
+        def work(states: slice) -> None:
+            offset = self.offset[states.start : states.stop + 1]
+            law = (self.probability, offset, self.successor, self.action, self.terminal)
+            alias_tables(*law, bits, alias, record)
+
+        _over_states(work, self.offset, self.threads)
+        offset = self.offset.astype(np.uint64)
+        return Draws(frozen(offset[:-1] << HALF | np.diff(offset)), frozen(record), bits), frozen(alias)
+
+    @property
+    def draws(self) -> Draws:
+        """What the compiled loops read."""
+        return self._drawn[0]
 
     @property
     def alias(self) -> IntArray:
         """The outcome that shares the cell of each."""
-        return self._alias_table[1]
-
-    @cached_property
-    def draws(self) -> Draws:
-        """What the compiled loops read."""
-        offset, record = self.offset.astype(np.uint64), np.empty((self.probability.size, 2), np.uint64)
-        bits = state_bits(self.terminal.size, self.n_actions, self.probability.size)
-        records(*self._alias_table, self.action, self.successor, self.terminal, bits, record)
-        return Draws(frozen(offset[:-1] << HALF | np.diff(offset)), frozen(record), bits)
+        return self._drawn[1]
 
     def indexed(self, mdp: MDP, *values: FloatArray) -> tuple[bool, list[FloatArray]]:
         """`values`, each with one number for each outcome of a step or empty, as the sampler looks them up.
 
         First whether they go by slot; if not, as when none depends on the successor, they go by s A + a.
         """
-        S, A = mdp.n_states, mdp.n_actions
-        kept = self.offset[S]
-        pair = np.repeat(np.arange(S) * A, np.diff(self.offset[:-1])) + self.action[:kept]
-        short = [np.zeros(S * A if value.size else 0) for value in values]
-        for table, value in zip(short, values, strict=True):
-            if value.size:
-                table[pair] = value[:kept]
-        if all(np.array_equal(t[pair], v[:kept]) for t, v in zip(short, values, strict=True) if v.size):
-            return False, [frozen(table) for table in short]
+        short = [np.zeros((mdp.n_states, mdp.n_actions) if value.size else (0, 0)) for value in values]
+        if all(by_pair(self.offset, self.action, v, x) for v, x in zip(values, short, strict=True)):
+            return False, [frozen(x.ravel()) for x in short]
+        kept = self.offset[mdp.n_states]
         slots = np.stack((np.arange(kept), self.alias[:kept]), axis=1).ravel()
         return True, [frozen(value[slots]) if value.size else value for value in values]
 
 
-def outcome_table(mdp: MDP, policy: Policy, start: FloatArray | None = None) -> OutcomeTable:
-    """Outcomes with probability pi(a|s) P(k|s,a) > 0 in time proportional to their number: 32 bytes each, drawn 64.
+def outcome_table(
+    mdp: MDP, policy: Policy, start: FloatArray | None = None, *, threads: int | None = None
+) -> OutcomeTable:
+    """Outcomes with probability pi(a|s) P(k|s,a) > 0 in time proportional to their number: 32 bytes each, drawn 56.
 
-    `start` (S,) is the law of the first state, that of the model where left out.
+    `start` (S,) is the law of the first state, that of the model where left out; `threads` are by default all cores.
     """
     S, A = mdp.n_states, mdp.n_actions
-    P = mdp.transition if mdp.is_sparse else sparse.csr_array(mdp.transition.reshape(S * A, S))
-    row = np.repeat(np.arange(S * A), np.diff(P.indptr))
-    weight = policy.probabilities.ravel()[row] * P.data
-    kept = np.flatnonzero(weight > 0)
-    row, kept_successor = row[kept], P.indices[kept]
     start = mdp.start if start is None else start
-    first = np.flatnonzero(start)
-    counts = np.append(np.bincount(row // A, minlength=S), first.size)
-    offset = frozen(np.concatenate(([0], np.cumsum(counts))))
-    weight = frozen(np.concatenate((weight[kept], start[first])))
-    successor = frozen(np.concatenate((kept_successor, first)).astype(np.int64))
-    action = frozen(np.concatenate((row % A, np.zeros_like(first))))
-    reward = frozen(np.concatenate((_rewards(mdp, row, kept_successor, kept), np.zeros(first.size))))
-    return OutcomeTable(offset, successor, action, reward, weight, A, mdp.terminal)
+    begun, count = np.flatnonzero(start), np.empty(S + 1, np.int64)
+    (data, indices, first), pi = _rows(mdp), policy.probabilities
+    rewards, place = _rewards(mdp)
+
+    def rows(states: slice) -> tuple[IntArray, FloatArray]:
+        return first[A * states.start : A * states.stop + 1], pi[states]
+
+    def count_some(states: slice) -> None:
+        count_outcomes(data, *rows(states), count[states])
+
+    def list_some(states: slice) -> None:
+        own = slice(offset[states.start], offset[states.stop])
+        paid = rewards[A * states.start * place[0] :]
+        list_outcomes(data, indices, *rows(states), paid, place, action[own], successor[own], reward[own], weight[own])
+
+    _over_states(count_some, first[::A], threads)
+    count[S] = begun.size
+    offset = frozen(np.concatenate(([0], np.cumsum(count))))
+    successor, action = (np.empty(offset[-1], np.int64) for _ in range(2))
+    reward, weight = (np.empty(offset[-1]) for _ in range(2))
+    _over_states(list_some, first[::A], threads)
+    for x, first_states in ((successor, begun), (action, 0), (reward, 0.0), (weight, start[begun])):
+        x[offset[S] :] = first_states
+    successor, action, reward, weight = map(frozen, (successor, action, reward, weight))
+    return OutcomeTable(offset, successor, action, reward, weight, A, mdp.terminal, threads)
+
+
+def _over_states(work: Callable[[slice], None], offset: IntArray, threads: int | None) -> None:
+    """`work` on all states, in runs of about PIECE entries of them; those of state s are offset[s] .. offset[s+1]-1."""
+    cuts = np.searchsorted(offset[:-1], np.arange(0, max(offset[-1], 1), PIECE))
+    runs = [slice(first, last) for first, last in pairwise(np.unique(np.append(cuts, offset.size - 1)))]
+    if len(runs) > 1:
+        run(lambda states, _: work(states), runs, threads)
+    else:
+        work(runs[0])
 
 
 def state_bits(n_states: int, n_actions: int, n_outcomes: int) -> int:
@@ -119,14 +151,22 @@ def state_bits(n_states: int, n_actions: int, n_outcomes: int) -> int:
     return bits
 
 
-def _rewards(mdp: MDP, row: IntArray, successor: IntArray, kept: IntArray) -> FloatArray:
-    """R(s,a,k) of the kept transitions."""
-    R, A = mdp.reward, mdp.n_actions
+def _rows(mdp: MDP) -> tuple[FloatArray, npt.NDArray[np.int32], IntArray]:
+    """P(k|s,a) as `fastpg.kernels.outcomes` reads it."""
+    P, pairs = mdp.transition, mdp.n_states * mdp.n_actions
+    if mdp.is_sparse:
+        return P.data, frozen(P.indices.astype(np.int32, copy=False)), frozen(P.indptr.astype(np.int64))
+    return frozen(P.reshape(-1)), frozen(np.empty(0, np.int32)), frozen(np.arange(pairs + 1) * mdp.n_states)
+
+
+def _rewards(mdp: MDP) -> tuple[FloatArray, tuple[int, int, int]]:
+    """R(s,a,k), and what row, successor and entry count for in the place of a number."""
+    R, S, A = mdp.reward, mdp.n_states, mdp.n_actions
     if sparse.issparse(R):
-        return R.data[kept]
+        return R.data, (0, 0, 1)
     if R.ndim == 1:
-        return R[row // A]
-    return R.reshape(mdp.n_states * A, -1)[row, successor if R.ndim == 3 else 0]
+        return frozen(np.repeat(R, A)), (1, 0, 0)
+    return frozen(R.reshape(-1)), ((S, 1, 0) if R.ndim == 3 else (1, 0, 0))
 
 
 class Stopping(NamedTuple):

@@ -55,7 +55,7 @@ def rollout(
     >>> rollout(mdp, SoftmaxPolicy.uniform(mdp), n=3, horizon=5, rng=0).states[:, 0]
     array([0, 0, 0], dtype=int32)
     """
-    pieces, rule, table = _sampler(mdp, policy, horizon, n)
+    pieces, rule, table = _sampler(mdp, policy, horizon, n, threads)
     key, law = philox_key(rng), rule.law(table)
     by_slot, (reward,) = table.indexed(mdp, table.reward)
     lengths = np.empty(n, np.int64)
@@ -91,7 +91,7 @@ def sample_returns(
     >>> sample_returns(mdp, SoftmaxPolicy.uniform(mdp), n=3, horizon=5, rng=0)
     array([0., 0., 0.])
     """
-    pieces, rule, table = _sampler(mdp, policy, horizon, n)
+    pieces, rule, table = _sampler(mdp, policy, horizon, n, threads)
     key, law = philox_key(rng), rule.law(table)
     by_slot, (reward,) = table.indexed(mdp, table.reward)
     out = np.empty(n)
@@ -103,8 +103,10 @@ def sample_returns(
     return frozen(finite("returns", out, mdp))
 
 
-def _sampler(mdp: MDP, policy: Policy, horizon: Horizon, n: int) -> tuple[list[slice], Stopping, OutcomeTable]:
+def _sampler(
+    mdp: MDP, policy: Policy, horizon: Horizon, n: int, threads: int | None
+) -> tuple[list[slice], Stopping, OutcomeTable]:
     """Checked arguments: the pieces of 0..n-1, when a trajectory stops and what it is drawn from."""
     policy, n = fitted(policy, mdp), positive_count("n", n)
     pieces = [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
-    return pieces, stopping(mdp, policy, horizon), outcome_table(mdp, policy)
+    return pieces, stopping(mdp, policy, horizon), outcome_table(mdp, policy, threads=threads)
