@@ -1,0 +1,340 @@
+"""An unbiased sampler has uniform p-values, for every estimator and option: words, tables, kernels, exact moments and
+test are right together or the Kolmogorov-Smirnov distance shows it.
+
+Every pair of options occurs. Each case has seeds of its own, and the p-values of all cases of a kind are tested
+together as well; with FASTPG_HEAVY=1 each case has 1000 seeds. Uniform p-values of 1000 seeds are farther than 0.1 from
+uniform with probability ALPHA, those of a kind together 0.02; the distances may be longer by the `distortion` that is
+known: what the cross-check raises p-values by for skewness, and what is left of skewness and kurtosis in the mean of n.
+"""
+
+import os
+import sys
+from functools import partial
+from itertools import chain, product
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fastpg import (
+    GAE,
+    MDP,
+    BatchAverage,
+    EvolutionStrategy,
+    GradientEstimate,
+    PlugIn,
+    RewardToGo,
+    SoftmaxPolicy,
+    TemporalDifference,
+    TotalReturn,
+    crosscheck,
+    estimate_gradient,
+    evaluate,
+    optimal_baseline,
+    rollout,
+)
+from fastpg.judgement import hotelling, raised
+from fastpg.sampling import faults
+from fastpg.testing.perturbed import PERTURBATIONS
+
+MODULE = sys.modules["fastpg.crosscheck"]
+FULL = os.environ.get("FASTPG_HEAVY") == "1"
+RUNS = 1000 if FULL else 4
+# 1e-6 for all of some 200 distances.
+ALPHA = 5e-9
+# What must be found in the p-values of a kind: a covariance too large by a factor, degrees of freedom too many, a mean
+# that is off by so many standard errors in one direction.
+FACTOR, MORE, SHIFT = (1.1, 1, 1.0) if FULL else (2.0, 4, 4.0)
+# Distances that are known may add up to this.
+MOST_DISTORTION = 0.02
+
+
+class Case(NamedTuple):
+    """A model, two policies and an estimator; `own` are its options."""
+
+    name: str
+    mdp: MDP
+    policy: SoftmaxPolicy
+    estimator: object
+    horizon: int | str
+    n: int
+
+
+def model(live, discount, seed=9):
+    """States `live` and an end that each step leads to with probability 0.5; one action is missing."""
+    rng = np.random.default_rng(seed)
+    S, ended = live + 1, np.arange(live + 1) == live
+    P, R = np.full((S, 3, S), 0.5), np.where(ended[:, None, None], 0.0, rng.normal(size=(S, 3, S)))
+    P[:, :, :live] = 0.5 * rng.dirichlet(np.ones(live), size=(S, 3))
+    available = np.ones((S, 3), bool)
+    available[1, 1] = False
+    return MDP(P, R, discount, np.append(np.full(live, 0.95 / live), 0.05), terminal=ended, available=available)
+
+
+def policies(mdp, seed=109):
+    """A policy, and one that acts in its place."""
+    rng = np.random.default_rng(seed)
+    logits, other = rng.normal(size=(2, *mdp.available.shape))
+    return (SoftmaxPolicy(x).masked(mdp.available) for x in (0.4 * logits, 0.4 * logits + 0.1 * other))
+
+
+# A number of steps, a geometric time, and until the end at discount 1.
+HORIZONS = ((4, 0.8), ("geometric", 0.8), ("geometric", 1.0))
+BASELINES = ("none", "constant", "state", "optimal", "average", "average of others")
+WEIGHTS = ("on policy", "per-decision", "trajectory", "self-normalised")
+# Enough for each entry to rest on 500 contributions: then raising moves p by at most 0.007, and skewness and kurtosis,
+# whose part falls like 1/n, by 0.001. So does the bias of self-normalised weights and what their covariance lacks,
+# which is below a tenth at n = 40 (test_weights.py).
+TRAJECTORIES = 100_000
+
+KINDS = {
+    "total return": lambda _: TotalReturn,
+    "reward to go": lambda _: RewardToGo,
+    "bootstrap": lambda ev: partial(RewardToGo, bootstrap=0.5 * ev.value),
+    "plug-in": lambda ev: partial(PlugIn, ev.action_value + 1.0),
+    "GAE": lambda ev: partial(GAE, 0.8, 0.5 * ev.value),
+    "difference": lambda ev: partial(TemporalDifference, 0.5 * ev.value),
+    "visitation": lambda ev: partial(TemporalDifference, 0.5 * ev.value, along="visitation"),
+}
+
+
+def scoring_cases(kind):
+    """Each pair of a baseline and weights, with horizons in turn so that each pair with a horizon occurs as well."""
+    for i, j in product(range(len(BASELINES)), range(len(WEIGHTS))):
+        baseline, weights = BASELINES[i], WEIGHTS[j]
+        averages = baseline.startswith("average")
+        if averages and (weights == "self-normalised" or kind == "visitation"):
+            continue
+        horizon, discount = HORIZONS[0] if kind == "bootstrap" else HORIZONS[(i + j) % 3]
+        mdp = model(3, discount)
+        policy, other = policies(mdp)
+        ev, horizon = evaluate(mdp, policy), 1 if kind == "visitation" else horizon
+        made = KINDS[kind](ev)
+        if weights != "on policy":
+            made = partial(made, behaviour=other, weights=weights)
+        b = {
+            "none": lambda: None,
+            "constant": lambda: 0.3,
+            "state": lambda ev=ev: ev.value,
+            "optimal": lambda ev=ev, made=made, horizon=horizon: optimal_baseline(ev, made(), horizon=horizon),
+            "average": BatchAverage,
+            "average of others": lambda: BatchAverage(leave_one_out=True),
+        }[baseline]()
+        name = f"{kind}, {baseline}, {weights}, {horizon} at {discount}"
+        yield Case(name, mdp, policy, made(baseline=b), horizon, TRAJECTORIES)
+
+
+def faulty_cases():
+    """Every known fault, against its own mean."""
+    for horizon, discount in HORIZONS:
+        mdp = model(3, discount)
+        policy, other = policies(mdp)
+        ev = evaluate(mdp, policy)
+        off = {"behaviour": other}
+        wrong = [
+            faults.RewardBeforeAction(RewardToGo(ev.value)),
+            faults.ActionBaseline(RewardToGo(**off), 0.5 * ev.action_value),
+            faults.WrongRatio(RewardToGo(**off)),
+            faults.WrongRatio(TotalReturn(**off), power=-1),
+        ]
+        if discount < 1 and horizon != "geometric":
+            wrong += [
+                faults.MissingDiscount(RewardToGo()),
+                faults.TruncatedWithoutBootstrap(RewardToGo(bootstrap=ev.value)),
+                faults.TruncatedWithoutBootstrap(GAE(0.8, ev.value, **off)),
+            ]
+        for x in wrong:
+            name = f"{type(x).__name__} of {type(x.estimator).__name__}, {horizon} at {discount}"
+            yield Case(name, mdp, policy, x, horizon, TRAJECTORIES)
+
+
+def perturbed_cases():
+    """Every kind that has exact moments; a sample takes up to ten episodes."""
+    for i, (kind, make) in enumerate(PERTURBATIONS.items()):
+        for j in (i, i + 1):
+            horizon, discount = HORIZONS[j % 3]
+            mdp = model(2, discount)
+            policy, _ = policies(mdp)
+            yield Case(f"{kind}, {horizon} at {discount}", mdp, policy, make(1.0), horizon, 30_000)
+
+
+def own_code(case, rng):
+    """What REINFORCE with rewards to go and a baseline of 0.3 says of each of n trajectories, in plain numpy."""
+    mdp, policy, n = case.mdp, case.policy, case.n
+    paths, out = rollout(mdp, policy, n=n, horizon=case.horizon, rng=rng), np.zeros((n, mdp.n_states, mdp.n_actions))
+    to_go = np.zeros(n)
+    for t in reversed(range(case.horizon)):
+        to_go = paths.rewards[:, t] + mdp.discount * to_go
+        i = np.flatnonzero(paths.actions[:, t] >= 0)
+        s, a = paths.states[i, t], paths.actions[i, t]
+        worth = mdp.discount**t * (to_go[i] - 0.3)
+        out[i, s] -= worth[:, None] * policy.probabilities[s]
+        out[i, s, a] += worth
+    return out
+
+
+def own_cases():
+    """A sample of other code, by trajectories and by their statistics."""
+    mdp = model(3, 0.8)
+    policy, _ = policies(mdp)
+    for name in ("array", "statistics"):
+        yield Case(f"a sample of other code as {name}", mdp, policy, RewardToGo(0.3), 4, TRAJECTORIES)
+
+
+CASES = {kind: partial(scoring_cases, kind) for kind in KINDS} | {"faults": faulty_cases, "perturbed": perturbed_cases}
+CASES["reward to go"] = lambda: chain(scoring_cases("reward to go"), own_cases())
+
+
+class Checks(NamedTuple):
+    """What the cross-checks of a case found: p-values, differences in orthonormal directions, known distortion."""
+
+    p: np.ndarray
+    normal: np.ndarray
+    distortion: float
+
+
+def once(function):
+    """`function`, which gives each time what it gave at first: the law of a case does not depend on the seed."""
+    memory = []
+
+    def remembered(*args, **options):
+        if not memory:
+            memory.append(function(*args, **options))
+        return memory[0]
+
+    return remembered
+
+
+def checks_of(case, number, monkeypatch):
+    """RUNS cross-checks; that of seed i is also made by hand from the exact covariance."""
+    p, normal, fewest, white = [], [], np.inf, None
+    with monkeypatch.context() as patch:
+        for name in ("evaluate", "estimator_moments", "expected_contributions"):
+            patch.setattr(MODULE, name, once(getattr(MODULE, name)))
+        for i in range(RUNS):
+            rng, options = np.random.default_rng([number, i]), {"horizon": case.horizon, "against": "mean"}
+            if "other code" in case.name:
+                each = own_code(case, rng)
+                options["sample"] = GradientEstimate.from_samples(each) if "statistics" in case.name else each
+            else:
+                options |= {"n": case.n, "rng": rng}
+            check = crosscheck(case.mdp, case.policy, case.estimator, **options)
+            white = normal_directions(check.covariance) if white is None else white
+            z = (check.estimate.mean - check.exact).ravel() @ white * np.sqrt(check.estimate.n)
+            N = np.minimum(check.estimate.contributions, MODULE.expected_contributions().total)[check.judged].min()
+            by_hand = stats.chi2.sf(z @ z, z.size)
+            assert check.rank == z.size, case.name
+            assert -1e-9 <= check.p_value - by_hand <= raise_of(N) + 1e-6, case.name
+            p.append(check.p_value)
+            normal.append(z)
+            fewest = min(fewest, N)
+    return Checks(np.array(p), np.array(normal), raise_of(fewest) + skewness_and_kurtosis(case))
+
+
+def normal_directions(covariance):
+    """A matrix that turns entries of this covariance into as many independent ones of variance 1 as there are."""
+    size, direction = np.linalg.eigh(covariance.reshape(2 * (covariance.shape[0] * covariance.shape[1],)))
+    return (direction / np.sqrt(np.maximum(size, 1e-300)))[:, size > 1e-9 * size[-1]]
+
+
+def raise_of(contributions):
+    """The most that `raised` adds to the p-value of a normal."""
+    z = np.linspace(0.0, 6.0, 601)
+    return (raised(z, np.full(z.shape, contributions)) - 2 * stats.norm.sf(z)).max()
+
+
+def skewness_and_kurtosis(case):
+    """The distance of |z|^2 from its chi-square, z the mean of n, to its leading order 1/n.
+
+    For moments of one trajectory in directions of variance 1, k4 = E |x|^4 - d (d + 2), a = |E x |x|^2|^2 and
+    b = |E x x x|^2, it is k4 / 8n (G_4 - 2 G_2 + G_0) + (9 a + 6 b) / 72n (G_6 - 3 G_4 + 3 G_2 - G_0), G_j the law of
+    chi-square with d + j degrees of freedom: the Edgeworth expansion, in which terms of odd order cancel.
+    """
+    options, n = {"n": 4096, "horizon": case.horizon}, case.n
+    # Up to n = 4096 a block is one trajectory.
+    samples = [estimate_gradient(case.mdp, case.policy, case.estimator, rng=i, **options).blocks for i in range(2)]
+    x = np.concatenate(samples)
+    x = x - x.mean(axis=0)
+    x = x @ normal_directions(np.cov(x.T)[:, None, :, None])
+    d, square = x.shape[1], (x**2).sum(axis=1)
+    k4 = (square**2).mean() - d * (d + 2)
+    a = ((x * square[:, None]).mean(axis=0) ** 2).sum()
+    b = (np.einsum("ni,nj,nk->ijk", x, x, x, optimize=True) ** 2).sum() / len(x) ** 2
+    T = stats.chi2.isf(np.linspace(0.001, 0.999, 999), d)
+    g0, g2, g4, g6 = (stats.chi2.cdf(T, d + j) for j in (0, 2, 4, 6))
+    return np.abs(k4 / (8 * n) * (g4 - 2 * g2 + g0) + (9 * a + 6 * b) / (72 * n) * (g6 - 3 * g4 + 3 * g2 - g0)).max()
+
+
+def distance(p):
+    """Kolmogorov-Smirnov, from uniform."""
+    return stats.kstest(p, "uniform").statistic
+
+
+def farthest(p, distortion):
+    """What the distance of uniform p-values exceeds with probability ALPHA."""
+    return stats.kstwo.isf(ALPHA, len(p)) + distortion
+
+
+def mutants(checks):
+    """What p-values would be with another covariance, another rank and another mean."""
+    square = [(c.normal**2).sum(axis=1) for c in checks]
+    rank = [c.normal.shape[1] for c in checks]
+    moved = [((c.normal + SHIFT * np.eye(1, d)) ** 2).sum(axis=1) for c, d in zip(checks, rank, strict=True)]
+    both = list(zip(square, rank, moved, strict=True))
+    yield "covariance", np.concatenate([stats.chi2.sf(t / FACTOR, d) for t, d, _ in both])
+    yield "rank", np.concatenate([stats.chi2.sf(t, d + MORE) for t, d, _ in both])
+    yield "mean", np.concatenate([stats.chi2.sf(t, d) for _, d, t in both])
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", CASES)
+def test_p_values_are_uniform(kind, monkeypatch):
+    found = []
+    for i, case in enumerate(CASES[kind]()):
+        checks = checks_of(case, 1000 * list(CASES).index(kind) + i, monkeypatch)
+        print(f"{case.name}: distance {distance(checks.p):.4f}, p {stats.kstest(checks.p, 'uniform').pvalue:.3g}, "
+              f"distortion {checks.distortion:.4f}")  # fmt: skip
+        assert checks.distortion <= MOST_DISTORTION, case.name
+        assert distance(checks.p) < farthest(checks.p, checks.distortion), case.name
+        found.append(checks)
+    p, distortion = np.concatenate([c.p for c in found]), max(c.distortion for c in found)
+    print(f"{kind} together: distance {distance(p):.4f} of {len(p)}, at most {farthest(p, distortion):.4f}")
+    assert distance(p) < farthest(p, distortion)
+    for what, wrong in mutants(found):
+        assert distance(wrong) > farthest(p, distortion), what
+
+
+SAMPLED = [
+    (EvolutionStrategy(0.05), 30_000),
+    (EvolutionStrategy(0.05, antithetic=False), 30_000),
+    (EvolutionStrategy(0.05, common=True), 200_000),
+    (RewardToGo(), 100_000),
+]
+
+
+@pytest.mark.heavy
+def test_p_values_from_sampled_errors_are_uniform_or_larger(monkeypatch):
+    # Hotelling's are uniform. Those of the verdict also look at the largest |z|, as if it were independent: it is not,
+    # and they are larger. The bias of Gaussian directions is a hundredth of a standard error.
+    monkeypatch.setattr(MODULE, "AFFORDABLE", 0)
+    joint, verdict = [], []
+    for i, ((x, n), (horizon, discount)) in enumerate(product(SAMPLED, HORIZONS)):
+        mdp = model(2, discount)
+        policy, _ = policies(mdp)
+        for k in range(RUNS):
+            rng = np.random.default_rng([90_000 + i, k])
+            check = crosscheck(mdp, policy, x, n=n, horizon=horizon, rng=rng)
+            assert check.covariance_in_units is None
+            assert check.rank == (3 if isinstance(x, RewardToGo) else 5)
+            joint.append((check.rank, hotelling(check.estimate, check.exact, check.judged, 0.5).p_value))
+            verdict.append(check.p_value)
+    ranks, p = np.array(joint).T
+    print(f"Hotelling: distance {distance(p):.4f} of {len(p)}")
+    assert distance(p) < farthest(p, MOST_DISTORTION)
+    above = stats.kstest(verdict, "uniform", alternative="greater").statistic
+    print(f"verdict: {above:.4f} above uniform")
+    assert above < stats.ksone.isf(ALPHA, len(p))
+    square = stats.chi2.isf(p, ranks)
+    for wrong in (stats.chi2.sf(square / FACTOR, ranks), stats.chi2.sf(square, ranks + MORE)):
+        assert distance(wrong) > farthest(p, MOST_DISTORTION)
