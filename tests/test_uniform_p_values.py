@@ -356,5 +356,6 @@ def test_p_values_from_sampled_errors_are_uniform_or_larger(monkeypatch):
     print(f"verdict: {above:.4f} above uniform")
     assert above < stats.ksone.isf(ALPHA, len(p))
     square = stats.chi2.isf(p, ranks)
-    for wrong in (stats.chi2.sf(square / FACTOR, ranks), stats.chi2.sf(square, ranks + MORE)):
+    # They are fewer.
+    for wrong in (stats.chi2.sf(square / FACTOR**2, ranks), stats.chi2.sf(square, ranks + MORE)):
         assert farther(wrong, MOST_RAISING)
