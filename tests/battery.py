@@ -40,18 +40,19 @@ def both_tails(law, x):
 
 
 def chi_square(count, law):
-    """Of counts against probabilities, the rarest of which are put together to at least 5 expected."""
+    """Of counts against probabilities; all below 10 expected are put together, and more until they are as many."""
     count, expected = np.asarray(count, float).ravel(), np.asarray(law, float).ravel() * np.sum(count)
     order = np.argsort(expected)
     count, expected = count[order], expected[order]
-    few = np.searchsorted(np.cumsum(expected), 5.0) + 1 if expected[0] < 5 else 1
+    few = max(np.searchsorted(expected, 10.0), np.searchsorted(np.cumsum(expected), 10.0) + 1)
     count, expected = (np.append(x[:few].sum(), x[few:]) for x in (count, expected))
     return both_tails(stats.chi2(count.size - 1), ((count - expected) ** 2 / expected).sum())
 
 
 def even(cells, number):
-    """Whether all of a number of cells are equally likely."""
-    return chi_square(np.bincount(cells, minlength=number), np.full(number, 1 / number))
+    """Whether all of a number of cells are equally likely, many of them or with many words in each."""
+    expected = cells.size / number
+    return both_tails(stats.chi2(number - 1), ((np.bincount(cells, minlength=number) - expected) ** 2).sum() / expected)
 
 
 def normal(z):
