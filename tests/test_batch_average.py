@@ -5,6 +5,8 @@ from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from fastpg import (
@@ -29,6 +31,7 @@ from fastpg import (
 from fastpg.sampling.faults import MissingDiscount, WrongRatio
 from fastpg.testing.estimates import realised, sampled_paths, weighted_return
 from fastpg.testing.oracles import enumerate_trajectories
+from fastpg.testing.strategies import mdps, softmax_policies
 
 
 def small_case(seed):
@@ -43,9 +46,9 @@ def small_case(seed):
     return mdp, policy, SoftmaxPolicy(policy.logits + rng.normal(size=(3, 2))), rng
 
 
-def estimators(b, behaviour, weights, rng):
+def estimators(b, behaviour, weights, rng, shape=(3, 2)):
     """One of each with baseline `b`, and two faults."""
-    v, q = rng.normal(size=3), rng.normal(size=(3, 2))
+    v, q = rng.normal(size=shape[0]), rng.normal(size=shape)
     off = {"behaviour": behaviour, "weights": weights}
     found = [
         TotalReturn(b, **off),
@@ -82,7 +85,7 @@ def of_all_tuples(x, mdp, policy, n, horizon):
 
 @pytest.mark.parametrize("off_policy", [None, "per-decision", "trajectory"])
 @pytest.mark.parametrize("leave_one_out", [False, True])
-@pytest.mark.parametrize(("n", "horizon"), [(2, 3), (3, 2), (5, 1)])
+@pytest.mark.parametrize(("n", "horizon"), [(2, 4), (3, 2), (5, 1)])
 def test_moments_are_those_of_all_tuples_of_trajectories(n, horizon, leave_one_out, off_policy):
     mdp, policy, other, rng = small_case(n)
     behaviour = None if off_policy is None else other
@@ -96,6 +99,29 @@ def test_moments_are_those_of_all_tuples_of_trajectories(n, horizon, leave_one_o
         np.testing.assert_allclose(found.reshape(6, 6), n * covariance, rtol=0, atol=1e-13 * (1 + scale))
         states = np.arange(3)
         np.testing.assert_allclose(moments.blocks, found[states, :, states], rtol=0, atol=1e-14 * (1 + scale))
+
+
+@given(st.data())
+@settings(max_examples=30)
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_moments_of_generated_models_are_those_of_all_tuples(leave_one_out, data):
+    mdp = data.draw(mdps(max_states=3, max_actions=2, sparse=None, terminal=data.draw(st.sampled_from([True, None]))))
+    policy, other = (data.draw(softmax_policies(mdp, extreme=False)) for _ in range(2))
+    horizon, n = data.draw(st.sampled_from([(1, 4), (2, 3), (3, 2), (4, 2)]))
+    weights = data.draw(st.sampled_from([None, "per-decision", "trajectory"]))
+    behaviour = None if weights is None else other
+    paths = sum(1 for _ in enumerate_trajectories(mdp, behaviour or policy, horizon))
+    assume(paths**n <= 100_000)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    made = estimators(BatchAverage(leave_one_out), behaviour, weights, rng, policy.probabilities.shape)
+    x = made[data.draw(st.integers(0, len(made) - 1))]
+    mean, covariance = of_all_tuples(x, mdp, policy, n, horizon)
+    moments = estimator_moments(evaluate(mdp, policy, horizon=horizon), x, n=n)
+    of_one = estimator_moments(evaluate(mdp, policy, horizon=horizon), x)
+    # Products of two sums are as large as the squares of what a trajectory says.
+    scale = 1 + n * np.abs(covariance).max() + np.abs(of_one.covariance()).max() + np.abs(mean).max() ** 2
+    assert np.abs(moments.mean.ravel() - mean).max() <= 1e-12 * scale
+    assert np.abs(moments.covariance().reshape(mean.size, -1) - n * covariance).max() <= 1e-10 * scale
 
 
 @pytest.mark.parametrize("off_policy", [None, "per-decision", "trajectory"])
@@ -199,9 +225,9 @@ def test_what_an_average_cannot_be_is_told():
     mdp, policy, other, _ = small_case(0)
     ev = evaluate(mdp, policy, horizon=2)
     alone = TotalReturn(BatchAverage(leave_one_out=True))
-    for given in ("no", 3, None):
+    for wrong in ("no", 3, None):
         with pytest.raises(InvalidArgument, match="leave_one_out must be True or False but is"):
-            BatchAverage(leave_one_out=given)
+            BatchAverage(leave_one_out=wrong)
     with pytest.raises(InvalidArgument, match="n must be at least 2 but is 1"):
         estimator_moments(ev, alone, n=1)
     with pytest.raises(InvalidArgument, match="n of at least 2"):

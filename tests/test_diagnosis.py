@@ -4,18 +4,14 @@ import sys
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from fastpg import (
     GAE,
     MDP,
     InfiniteVariance,
     InvalidArgument,
-    PlugIn,
     RewardToGo,
     SoftmaxPolicy,
-    TemporalDifference,
-    TotalReturn,
     crosscheck,
     detectable_bias,
     estimate_gradient,
@@ -65,36 +61,6 @@ def test_each_known_fault_is_rejected_and_named(problem, fault):
     assert check.verdict == "disagrees"
     assert check.fault == fault.what
     assert f"disagrees, but agrees with {fault.what}: p = " in str(check)
-
-
-ESTIMATORS = {
-    "total return": lambda _, beta: TotalReturn(behaviour=beta),
-    "reward to go": lambda ev, beta: RewardToGo(ev.value, behaviour=beta),
-    "plug-in": lambda ev, beta: PlugIn(ev.action_value, ev.value, behaviour=beta),
-    "gae": lambda ev, beta: GAE(0.8, ev.value, behaviour=beta),
-    "difference": lambda ev, beta: TemporalDifference(ev.value, behaviour=beta),
-    "visitation": lambda ev, beta: TemporalDifference(ev.value, along="visitation", behaviour=beta),
-}
-
-
-@pytest.mark.parametrize("off_policy", [False, True])
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_p_values_are_uniform(name, off_policy, seeds):
-    # The Kolmogorov-Smirnov distance of uniform p-values exceeds its critical value with probability 1e-6; every
-    # contribution raises p a little, by 0.02 of the distance at most here.
-    mdp = problems.two_state()
-    policy = SoftmaxPolicy.random(mdp, rng=1)
-    beta = SoftmaxPolicy(0.5 * policy.logits) if off_policy else None
-    estimator = ESTIMATORS[name](evaluate(mdp, policy), beta)
-    runs = seeds(60, 1000)
-    horizon = 5
-    if name == "visitation":
-        horizon = 1
-    p = [
-        crosscheck(mdp, policy, estimator, n=20_000, horizon=horizon, rng=seed, against="mean").p_value for seed in runs
-    ]
-    distance = stats.kstest(p, "uniform").statistic
-    assert distance < stats.kstwo.isf(1e-6, len(p)) + 0.02
 
 
 def test_a_biased_estimator_agrees_with_its_own_mean():

@@ -73,7 +73,7 @@ def test_moments_are_those_of_all_trajectories(off_policy, data):
     policy = data.draw(softmax_policies(mdp, extreme=False))
     behaviour = data.draw(softmax_policies(mdp, extreme=False)) if off_policy else None
     name = data.draw(st.sampled_from(NAMES + (FAULTS if off_policy else FAULTS[:3])))
-    horizon = data.draw(st.integers(1, 3))
+    horizon = data.draw(st.integers(1, 4))
     x = estimator(name, mdp, np.random.default_rng(data.draw(st.integers(0, 99))), behaviour)
     mean, product, scale = enumerated(x, mdp, policy, horizon)
     moments = estimator_moments(evaluate(mdp, policy, horizon=horizon), x)

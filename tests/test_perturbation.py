@@ -50,7 +50,7 @@ def test_moments_are_those_of_all_directions_and_trajectories(kind, data):
     mdp = data.draw(mdps(max_states=3, max_actions=2, sparse=None))
     policy = data.draw(softmax_policies(mdp, extreme=False))
     x = PERTURBATIONS[kind](data.draw(st.sampled_from(SCALES)))
-    horizon = data.draw(st.integers(1, 3 if "common" not in kind else 2))
+    horizon = data.draw(st.integers(1, 4 if "common" not in kind else 2))
     mean, covariance = enumerated_moments(x, mdp, policy, horizon)
     moments = estimator_moments(evaluate(mdp, policy, horizon=horizon), x)
     size = np.abs(dense_reward(mdp)).max() * horizon + 1

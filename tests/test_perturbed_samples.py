@@ -1,12 +1,10 @@
 """Samples of estimators that perturb the logits, against their exact moments; mutants are told from them."""
 
-import os
 import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from fastpg import (
     MDP,
@@ -38,7 +36,6 @@ from fastpg.testing.perturbed import (
 MODULE = sys.modules["fastpg.crosscheck"]
 # The probability that the tests below fail by chance, each for a seed that was fixed before it was run.
 ALPHA = 1e-6
-RUNS = 1000 if os.environ.get("FASTPG_HEAVY") == "1" else 50
 
 
 def test_estimates_do_not_depend_on_threads_and_may_be_interrupted():
@@ -233,13 +230,3 @@ def test_sample_sizes_count_samples_of_all_logits():
     with pytest.raises(NoExactMoments, match="Gaussian"):
         samples_needed(ev, EvolutionStrategy(), 0.1)
     assert detectable_bias(GOOD, BETTER, x, n=10_000, horizon=20) > 0
-
-
-def test_p_values_are_uniform():
-    mdp = problems.two_state()
-    policy = SoftmaxPolicy.random(mdp, rng=1)
-    for kind in ("difference", "common difference", "one-sided signs", "coordinate"):
-        options = {"n": 4000, "horizon": 8, "against": "mean"}
-        p = [crosscheck(mdp, policy, PERTURBATIONS[kind](0.3), rng=seed, **options).p_value for seed in range(RUNS)]
-        # They are raised a little for what skewness may do.
-        assert stats.kstest(p, "uniform").pvalue > ALPHA

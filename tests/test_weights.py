@@ -68,7 +68,7 @@ def drawn(data):
 @pytest.mark.parametrize("weights", KINDS[:2])
 def test_moments_are_those_of_all_trajectories(weights, data):
     mdp, policy, behaviour = drawn(data)
-    horizon, seed = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 99))
+    horizon, seed = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 99))
     x = data.draw(
         st.sampled_from(range(8)).map(lambda i: estimators(mdp, behaviour, weights, np.random.default_rng(seed))[i])
     )
@@ -106,7 +106,7 @@ def assert_self_normalised(x, mdp, policy, horizon):
 @settings(max_examples=40)
 def test_self_normalised_weights_have_the_moments_of_their_limit(data):
     mdp, policy, behaviour = drawn(data)
-    horizon, seed = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 99))
+    horizon, seed = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 99))
     chosen = data.draw(st.integers(0, 7))
     x = estimators(mdp, behaviour, KINDS[2], np.random.default_rng(seed))[chosen]
     assert_self_normalised(x, mdp, policy, horizon)
