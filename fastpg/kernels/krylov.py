@@ -1,6 +1,37 @@
-"""The vector updates of BiCGSTAB, each in one pass over memory."""
+"""The vector updates of BiCGSTAB and the terms of a Neumann series, each in one pass over memory."""
+
+import numpy as np
 
 from fastpg.kernels import kernel
+from fastpg.kernels.sparse import BLOCK, FOUR
+
+NOTHING = np.float32(0.0)
+
+
+@kernel
+def next_term(data, indices, first, gamma, mean, term, begin, end, out, total, sums):
+    """out[s] = gamma (sum_k P(s,k) term[k] - mean) and total[s] += term[s] - mean for s = begin .. end-1, in float32
+
+    sums[i,:] = sum out, sum |out| over block i of the states; `begin` is where one begins.
+    """
+    for start in range(begin, end, BLOCK):
+        signed, size = 0.0, 0.0
+        for s in range(start, min(start + BLOCK, end)):
+            a, b, c, d = NOTHING, NOTHING, NOTHING, NOTHING
+            last = first[s + 1]
+            whole = last - (last - first[s]) % FOUR
+            for j in range(first[s], whole, 4):
+                a += data[j] * term[indices[j]]
+                b += data[j + 1] * term[indices[j + 1]]
+                c += data[j + 2] * term[indices[j + 2]]
+                d += data[j + 3] * term[indices[j + 3]]
+            for j in range(whole, last):
+                a += data[j] * term[indices[j]]
+            out[s] = gamma * (((a + b) + (c + d)) - mean)
+            total[s] += np.float32(term[s] - mean)
+            signed += out[s]
+            size += abs(out[s])
+        sums[start // BLOCK, 0], sums[start // BLOCK, 1] = signed, size
 
 
 @kernel
