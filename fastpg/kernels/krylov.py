@@ -35,6 +35,32 @@ def next_term(data, indices, first, gamma, mean, term, begin, end, out, total, s
 
 
 @kernel
+def flows(data, indices, first, gamma, term, begin, end, out):
+    """out[k] = gamma sum_s P(s,k) term[s] over s = begin .. end-1, in float32"""
+    out[:] = NOTHING
+    for s in range(begin, end):
+        flow = np.float32(gamma * term[s])
+        for j in range(first[s], first[s + 1]):
+            out[indices[j]] += data[j] * flow
+
+
+@kernel
+def next_term_transposed(flows, term, begin, end, out, total, sums):
+    """out[k] = sum_i flows[i,k] and total[k] += term[k] for k = begin .. end-1, `sums` as in `next_term`"""
+    for start in range(begin, end, BLOCK):
+        signed, size = 0.0, 0.0
+        for k in range(start, min(start + BLOCK, end)):
+            arrived = NOTHING
+            for i in range(flows.shape[0]):
+                arrived += flows[i, k]
+            out[k] = arrived
+            total[k] += term[k]
+            signed += arrived
+            size += abs(arrived)
+        sums[start // BLOCK, 0], sums[start // BLOCK, 1] = signed, size
+
+
+@kernel
 def search_direction(r, beta, omega, v, p):
     """p = r + beta (p - omega v), in place"""
     for s in range(r.size):

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastpg.kernels import kernel
 
-ONE, FOUR = np.uint32(1), np.uint32(4)
+FOUR = np.uint32(4)
 # States whose sum is added up by itself, so that sums do not depend on how work is shared.
 BLOCK = 4096
 
@@ -81,21 +81,21 @@ def resolvent_product(data, indices, first, gamma, x, begin, end, out):
 
 
 @kernel
-def transpose(data, indices, first, begin, end, place, out_data, out_indices):
-    """Rows begin .. end-1 of a matrix by columns, column k from place[k] on, which becomes the end of it"""
-    for s in range(begin, end):
+def resolvent_product_transposed(data, indices, first, gamma, x, out):
+    """out[k] = x[k] - gamma sum_s P(s,k) x[s]"""
+    for s in range(out.size):
+        out[s] = x[s]
+    for s in range(out.size):
+        flow = gamma * x[s]
         for j in range(first[s], first[s + 1]):
-            k = indices[j]
-            out_data[place[k]] = data[j]
-            out_indices[place[k]] = s
-            place[k] += ONE
+            out[indices[j]] -= data[j] * flow
 
 
 @kernel
 def count_columns(indices, out):
     """out[k] += how many entries are stored in column k"""
     for k in indices:
-        out[k] += ONE
+        out[k] += 1
 
 
 @kernel

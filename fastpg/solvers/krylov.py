@@ -1,11 +1,10 @@
-"""BiCGSTAB that stops on a bound of its error and hands over to a direct solver where its budget ends."""
+"""A Neumann series or BiCGSTAB, stopped on a bound of the error; a direct solver takes over where the budget ends."""
 
 from dataclasses import dataclass
 from math import frexp, isfinite, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.chain import Chain
@@ -35,6 +34,8 @@ DRIFT = 1e-15
 PATIENCE = 200
 # Products of an iteration of BiCGSTAB and of the check after it.
 CYCLE = 3
+# Chains of so few states are left to BiCGSTAB, which is exact after as many steps.
+FEW_STATES = 1000
 # So many restarts that do not halve the residual are the end of it.
 UNLUCKY = 3
 
@@ -52,6 +53,10 @@ class Krylov:
     be. Where the process can end, at discount 1 or nearly, t = D 1 takes the place of 1 / (1 - discount), its image
     (I - discount P_pi) t > 0 being verified. After `products` of P_pi with a vector, or a quarter of them where that
     promises nothing, `fallback` takes over; without one it is a SolveError.
+
+    Where more than 1000 states mix in a few steps, a Neumann series in float32 comes first: x is corrected by
+    sum_k discount^k P_pi^k rho, without the constant that fades no sooner than the discount, until rho is as small as
+    it should be. A series whose terms do not shrink fast is dropped.
 
     A `preconditioner` is a solver for a chain nearby, whose solutions are the directions to search: whatever it does,
     residuals remain what is stopped on.
@@ -180,15 +185,14 @@ class KrylovFactorisation:
         """(I - discount P_pi) x or its transpose."""
         chain, P = self.chain, self.chain.transition
         if sparse.issparse(P):
-            return self._rows(transposed).resolvent_product(chain.discount, x, each)
+            if transposed:
+                return self._rows.resolvent_product_transposed(chain.discount, x)
+            return self._rows.resolvent_product(chain.discount, x, each)
         return x - chain.discount * ((P.T if transposed else P) @ x)
 
     @cached_property
-    def _stored(self) -> Rows:
+    def _rows(self) -> Rows:
         return Rows.of(self.chain.transition)
-
-    def _rows(self, transposed: bool) -> Rows:
-        return self._stored.transposed if transposed else self._stored
 
     @cached_property
     def _image(self) -> FloatArray:
@@ -197,8 +201,10 @@ class KrylovFactorisation:
 
     def _roundings(self, transposed: bool) -> float:
         """How many roundings the residual of a state can have; a discount that rounds to 1 is two more."""
-        sparsely = sparse.issparse(self.chain.transition)
-        return ((self._rows(transposed).longest if sparsely else self.chain.n_states) + 8) * UNIT
+        terms = self.chain.n_states
+        if self.chain.is_sparse:
+            terms = self._rows.longest_column if transposed else self._rows.longest
+        return (terms + 8) * UNIT
 
     @cached_property
     def _majorant(self) -> Majorant:
@@ -262,11 +268,10 @@ class KrylovFactorisation:
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _iterate(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, Bound, int]:
         """The best x with its bound and the products it took: BiCGSTAB from the last true residual until it holds."""
-        sparsely = sparse.issparse(self.chain.transition)
-        with together(self.chain.transition.nnz if sparsely else 0) as each:
-            x, rho = self._first_guess(b, transposed, each)
+        with together(self._rows.data.size if self.chain.is_sparse else 0) as each:
+            x, rho = self._first_guess(b, transposed)
             left, unlucky = self.solver.products - 1, 0
-            mixes = sparsely and self.solver.preconditioner is None
+            mixes = self.chain.is_sparse and self.solver.preconditioner is None and b.size > FEW_STATES
             best: tuple[FloatArray, Bound] | None = None
             while True:
                 shift = 0.0 if transposed else self._best_constant(rho)
@@ -283,25 +288,17 @@ class KrylovFactorisation:
                 # The recursive residual drifts from the true one: aim a little lower than needed.
                 need = 0.3 * aim / bound.residual
                 if mixes:
-                    left, mixes = self._add_series(x, rho, need, transposed, left - 1, each)
+                    given = self._rows, self.chain.discount, rho, need, transposed, not self._can_end
+                    correction, products, mixes = series(*given, left - 1, each)
+                    left -= products
+                if mixes:
+                    x += correction
                 else:
-                    left = self._bicgstab(x, rho, need, transposed, left, each) - 1
+                    left = self._bicgstab(x, rho, need, transposed, left, each)
+                left -= 1
                 rho = b - self.product(x, transposed=transposed, each=each)
 
-    def _add_series(
-        self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int, each: Each
-    ) -> tuple[int, bool]:
-        """Improve x, of residual r, in place by a Neumann series; the products left, and whether it converges."""
-        endless = not self._can_end
-        correction, products, converges = series(
-            self._rows(transposed), self.chain.discount, r, goal, endless and not transposed, left, each
-        )
-        if endless and transposed:  # x has the mass of the solution
-            correction -= correction.mean()
-        x += correction
-        return left - products, converges
-
-    def _first_guess(self, b: FloatArray, transposed: bool, each: Each) -> tuple[FloatArray, FloatArray]:
+    def _first_guess(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, FloatArray]:
         """x and its residual: 0, or for the transpose b / (1 - discount) where the process cannot end.
 
         That has the mass of the solution, so that from then on residuals sum to 0.
@@ -309,7 +306,7 @@ class KrylovFactorisation:
         if not transposed or self._can_end:
             return np.zeros(b.size), b.copy()
         x = b / self._image[0]
-        return x, b - self.product(x, transposed=True, each=each)
+        return x, b - self.product(x, transposed=True)
 
     def _hopeless(self, reduction: float, goal: float, begun: int, left: int) -> bool:
         """Whether a fallback waits and a quarter of the budget, in one go, brought below an eighth of the digits."""

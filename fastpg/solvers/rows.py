@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numba
@@ -76,40 +77,27 @@ class Rows:
         return int(np.diff(self.first).max(initial=0))
 
     @cached_property
+    def longest_column(self) -> int:
+        """The most entries of a column."""
+        entries = np.zeros(self.n_states, np.int32)
+        kernels.count_columns(self.indices, entries)
+        return int(entries.max())
+
+    @cached_property
     def single(self) -> Singles:
         """`data` in float32."""
         return frozen(self.data.astype(np.float32))
 
     @cached_property
     def pieces(self) -> list[Piece]:
-        """Ranges of rows, of as many entries each as whole blocks of states allow."""
-        shares = np.searchsorted(self.first, np.linspace(0, self.data.size, PIECES + 1)[1:-1])
+        """Ranges of rows, of as many entries each as whole blocks of states allow; one where threads are not worth it.
+
+        How many there are may tell how sums round, so that it does not depend on the threads.
+        """
+        parts = PIECES if self.data.size >= WORTH else 1
+        shares = np.searchsorted(self.first, np.linspace(0, self.data.size, parts + 1)[1:-1])
         cuts = np.unique([0, *(shares // kernels.BLOCK * kernels.BLOCK), self.n_states])
-        return [(int(begin), int(end)) for begin, end in zip(cuts, cuts[1:], strict=False)]
-
-    @cached_property
-    def transposed(self) -> "Rows":
-        """The rows of the transpose, entries of each in the order of the rows here."""
-        S, pieces = self.n_states, self.pieces
-        place = np.zeros((len(pieces) + 1, S), self.first.dtype)
-        data, indices = np.empty(self.data.shape), np.empty(self.indices.shape, self.indices.dtype)
-        first = np.zeros(S + 1, self.first.dtype)
-
-        def count(piece: Piece) -> None:
-            begin, end = self.first[list(piece)]
-            kernels.count_columns(frozen(self.indices[begin:end]), place[pieces.index(piece) + 1])
-
-        def transpose(piece: Piece) -> None:
-            kernels.transpose(*self.arrays, *piece, place[pieces.index(piece)], data, indices)
-
-        with together(self.data.size) as each:
-            each(count, pieces)
-            # Where the entries of each piece begin in each column.
-            np.cumsum(place, axis=0, dtype=place.dtype, out=place)
-            np.cumsum(place[-1], dtype=first.dtype, out=first[1:])
-            place[:-1] += first[:-1]
-            each(transpose, pieces)
-        return Rows(frozen(data), frozen(indices), frozen(first))
+        return [(int(begin), int(end)) for begin, end in pairwise(cuts)]
 
     @property
     def arrays(self) -> tuple[FloatArray, Unsigned, Unsigned]:
@@ -120,4 +108,10 @@ class Rows:
         """x - discount P x."""
         y, x = np.empty(x.size), frozen(x[:])
         each(lambda piece: kernels.resolvent_product(*self.arrays, discount, x, *piece, y), self.pieces)
+        return y
+
+    def resolvent_product_transposed(self, discount: float, x: FloatArray) -> FloatArray:
+        """x - discount P^T x."""
+        y = np.empty(x.size)
+        kernels.resolvent_product_transposed(*self.arrays, discount, frozen(x[:]), y)
         return y

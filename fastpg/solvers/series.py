@@ -6,7 +6,7 @@ import numpy as np
 
 from fastpg.kernels import krylov as kernels
 from fastpg.kernels.sparse import BLOCK
-from fastpg.solvers.rows import Each, Rows
+from fastpg.solvers.rows import Each, Piece, Rows, Singles
 from fastpg.validation import FloatArray, frozen
 
 # What float32 leaves of a residual.
@@ -14,7 +14,7 @@ SINGLE = 1e-6
 # A series whose terms shrink by less than this in a step is given up, once it has so many terms: BiCGSTAB then needs
 # fewer products, if twice as long ones. The first terms tell little.
 SHRINKS = 0.7
-TERMS = 5
+TERMS = 4
 
 
 class Series(NamedTuple):
@@ -25,31 +25,62 @@ class Series(NamedTuple):
     converges: bool
 
 
-def series(rows: Rows, discount: float, rho: FloatArray, goal: float, centred: bool, most: int, each: Each) -> Series:
-    """sum_k (discount M)^k rho, M being the matrix of `rows`, until what is left of the residual is `goal` times rho.
+class Terms:
+    """(discount P)^k rho or (discount P^T)^k rho for k = 0, 1, ... and the sum of those before, in float32.
 
-    Where it is `centred` the mean of each term is left out: of P_pi, if no process ends, it is as slow as the discount
-    and known without an iteration. Residuals of a solution that is corrected are another's to compute, in float64.
+    Where it is `centred` each term is less its mean. It is for P_pi that 1 is an eigenvector, if no process ends: what
+    a mean adds is known, and as slow as the discount to fade.
     """
-    unit, S = float(np.abs(rho).max()), rho.size
-    correction = np.zeros(S)
+
+    def __init__(self, rows: Rows, discount: float, rho: Singles, transposed: bool, centred: bool) -> None:
+        self.rows, self.discount, self.transposed, self.centred = rows, discount, transposed, centred
+        S = rho.size
+        self.last, self.after, self.total, self.mean = rho, np.empty(S, np.float32), np.zeros(S, np.float32), 0.0
+        self.sums = np.empty((-(-S // BLOCK), 2))
+        self.flows = np.empty((len(rows.pieces) if transposed else 0, S), np.float32)
+
+    def advance(self, each: Each) -> float:
+        """Add the last term to the sum and compute the one after; the sum of absolute values of that."""
+        (_, indices, first), pieces, given = self.rows.arrays, self.rows.pieces, frozen(self.last[:])
+        P = self.rows.single, indices, first, self.discount
+
+        def gather(piece: Piece) -> None:
+            kernels.next_term(*P, self.mean, given, *piece, self.after, self.total, self.sums)
+
+        def scatter(piece: Piece) -> None:
+            kernels.flows(*P, given, *piece, self.flows[pieces.index(piece)])
+
+        def collect(piece: Piece) -> None:
+            kernels.next_term_transposed(self.flows, given, *piece, self.after, self.total, self.sums)
+
+        for work in (scatter, collect) if self.transposed else (gather,):
+            each(work, pieces)
+        self.last, self.after = self.after, self.last
+        of_all, size = self.sums.sum(axis=0).tolist()
+        self.mean = of_all / self.last.size if self.centred else 0.0
+        return float(size)
+
+
+def series(
+    rows: Rows, discount: float, rho: FloatArray, goal: float, transposed: bool, endless: bool, most: int, each: Each
+) -> Series:
+    """What to add to x, whose residual is rho, until `goal` times that is left or `most` products are used.
+
+    Where the process is `endless` rho is known to be without its slow part: of mean 0, or for the transpose of sum 0.
+    The true residual is another's to compute, in float64.
+    """
+    unit = float(np.abs(rho).max())
     if not 0 < unit < np.inf:
-        return Series(correction, 0, False)
-    term, after, total = (rho / unit).astype(np.float32), np.empty(S, np.float32), np.zeros(S, np.float32)
-    sums, sizes, mean = np.empty((-(-S // BLOCK), 2)), [float(np.abs(term).sum(dtype=np.float64))], 0.0
+        return Series(np.zeros(rho.size), 0, False)
+    terms = Terms(rows, discount, (rho / unit).astype(np.float32), transposed, endless and not transposed)
+    sizes = [float(np.abs(terms.last).sum(dtype=np.float64))]
     shrinks, converges = 1.0, True
     # The last term is added without a product, so that one is left out.
-    while sizes[-1] * shrinks > max(goal, SINGLE) * sizes[0] and len(sizes) <= most and converges:
-        given = rows.single, rows.indices, rows.first, discount, mean, frozen(term[:])
-        each(lambda piece, given=given, after=after: kernels.next_term(*given, *piece, after, total, sums), rows.pieces)
-        term, after = after, term
-        of_all, size = sums.sum(axis=0).tolist()
-        mean = of_all / S if centred else 0.0
-        sizes.append(size)
-        shrinks = size / sizes[-2] if sizes[-2] else 0.0
-        converges = len(sizes) <= TERMS or size <= SHRINKS**2 * sizes[-3]
-    correction += total
-    correction += term
-    correction -= mean
-    correction *= unit
+    while converges and sizes[-1] * shrinks > max(goal, SINGLE) * sizes[0] and len(sizes) <= most:
+        sizes.append(terms.advance(each))
+        shrinks = sizes[-1] / sizes[-2] if sizes[-2] else 0.0
+        converges = len(sizes) <= TERMS or sizes[-1] <= SHRINKS**2 * sizes[-3]
+    correction = (terms.total.astype(np.float64) + terms.last - terms.mean) * unit
+    if endless and transposed:
+        correction -= correction.mean()
     return Series(correction, len(sizes) - 1, converges)
