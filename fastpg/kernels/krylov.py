@@ -48,15 +48,16 @@ def flows(data, indices, first, gamma, term, begin, end, out):
 def next_term_transposed(flows, term, begin, end, out, total, sums):
     """out[k] = sum_i flows[i,k] and total[k] += term[k] for k = begin .. end-1, `sums` as in `next_term`"""
     for start in range(begin, end, BLOCK):
-        signed, size = 0.0, 0.0
-        for k in range(start, min(start + BLOCK, end)):
-            arrived = NOTHING
-            for i in range(flows.shape[0]):
-                arrived += flows[i, k]
-            out[k] = arrived
+        signed, size, stop = 0.0, 0.0, min(start + BLOCK, end)
+        for k in range(start, stop):
+            out[k] = flows[0, k]
             total[k] += term[k]
-            signed += arrived
-            size += abs(arrived)
+        for i in range(1, flows.shape[0]):
+            for k in range(start, stop):
+                out[k] += flows[i, k]
+        for k in range(start, stop):
+            signed += out[k]
+            size += abs(out[k])
         sums[start // BLOCK, 0], sums[start // BLOCK, 1] = signed, size
 
 

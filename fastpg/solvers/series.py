@@ -10,7 +10,7 @@ from fastpg.solvers.rows import Each, Piece, Rows, Singles
 from fastpg.validation import FloatArray, frozen
 
 # What float32 leaves of a residual.
-SINGLE = 1e-6
+SINGLE = 4e-7
 # A series whose terms shrink by less than this in a step is given up, once it has so many terms: BiCGSTAB then needs
 # fewer products, if twice as long ones. The first terms tell little.
 SHRINKS = 0.7
