@@ -11,9 +11,10 @@ from fastpg.validation import FloatArray, frozen
 
 # What float32 leaves of a residual.
 SINGLE = 4e-7
-# A series whose terms shrink by less than this in a step is given up, once it has so many terms: BiCGSTAB then needs
-# fewer products, if twice as long ones. The first terms tell little.
-SHRINKS = 0.7
+# A series whose terms shrink by less than this in a step is given up, once it has so many of them. With 20,000 states
+# on one core, Garnets with 6 to 2 successors, whose terms shrink by 0.56 to 0.81, took 0.8 to 1.0 of the time of
+# BiCGSTAB, walks on random graphs of degree 20, 12 and 8, by 0.44, 0.55 and 0.66, 1.3, 1.5 and 1.5 of it.
+SHRINKS = 0.6
 TERMS = 4
 
 
