@@ -3,7 +3,7 @@
 A kernel is compiled when it is first called, for the types of its arguments; calls are the only way to know these.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastpg.fisher import fisher_information, natural_gradient
 from fastpg.gradient import policy_gradient
 from fastpg.model import MDP
 from fastpg.policy import SoftmaxPolicy
-from fastpg.problems import random_mdp
+from fastpg.problems import garnet, random_mdp
 from fastpg.sampling import (
     BatchAverage,
     FiniteDifference,
@@ -29,7 +29,7 @@ from fastpg.sampling import (
     sample_returns,
 )
 from fastpg.sampling.tables import Horizon
-from fastpg.solvers import GTH, Banded, Krylov, Substitution
+from fastpg.solvers import GTH, Banded, Krylov, Solver, Substitution
 
 HORIZONS: tuple[Horizon, ...] = (3, "geometric")
 Work = Callable[[], object]
@@ -49,6 +49,8 @@ def pieces() -> Iterator[tuple[str, Work]]:
         yield f"Bellman operators of {name} models", partial(_bellman, mdp)
         yield f"GTH on {name} models", partial(_gradients, evaluate(mdp, policy, solver=GTH()))
         yield f"large {name} models", partial(_large, mdp, policy)
+    mixing = garnet(2000, 2, 5, rng=0, sparse=True)
+    yield "models that mix fast", partial(_large, mixing, SoftmaxPolicy.uniform(mixing), (Krylov(),))
     yield "trajectories", partial(_trajectories, dense, policy)
     yield "sampled values", partial(sample_evaluation, dense, policy, n=3, rng=0)
     for kind in (RewardToGo, TotalReturn):
@@ -96,6 +98,6 @@ def _finite(mdp: MDP, policy: SoftmaxPolicy) -> None:
     ev.error.action_value, ev.error.visitation, ev.error.gradient  # noqa: B018
 
 
-def _large(mdp: MDP, policy: SoftmaxPolicy) -> None:
-    for solver in (Krylov(), Banded(), Substitution()):
+def _large(mdp: MDP, policy: SoftmaxPolicy, solvers: Sequence[Solver] = (Krylov(), Banded(), Substitution())) -> None:
+    for solver in solvers:
         evaluate(mdp, policy, solver=solver).occupancy  # noqa: B018

@@ -20,9 +20,9 @@ SMALL = 1000
 # 10^4 states took 0.5 s, a hundred of 1000 0.5 s, 2000 of 50 0.2 s, by BiCGSTAB on the whole 2 s, 18 s and 2.4 s. To
 # find that a Garnet of 10^5 states is not such a chain took 3 ms.
 MANY = 10
-# Well-mixing chains need 20 to 200 products: Garnets with 20 successors 28 at discount 0.9 and 32 at 0.999, with 2
-# successors 171 at 0.99, a grid of 300 x 300 cells 114 at 0.9. That grid needs 2000 at 0.999, four times the time of
-# sparse LU; a quarter of this budget tells.
+# Well-mixing chains need 20 to 200 products by BiCGSTAB: Garnets with 20 successors 28 at discount 0.9 and 32 at 0.999,
+# with 2 successors 171 at 0.99, a grid of 300 x 300 cells 114 at 0.9. That grid needs 2000 at 0.999, four times the
+# time of sparse LU; a quarter of this budget tells.
 FIRST_PRODUCTS = 250
 # A product carries what a state is worth as far as a transition leads, and who wanders spends all but 1e-12 of its
 # discounted time within some 20 / sqrt(1 - discount) steps of where it began: 63 at 0.9, where that grid took 57

@@ -1,20 +1,20 @@
-"""BiCGSTAB that stops on a bound of its error and hands over to a direct solver where its budget ends."""
+"""A Neumann series or BiCGSTAB, stopped on a bound of the error; a direct solver takes over where the budget ends."""
 
 from dataclasses import dataclass
 from math import frexp, isfinite, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from fastpg.chain import Chain
 from fastpg.errors import SolveError
 from fastpg.kernels import krylov as kernels
-from fastpg.kernels.sparse import count_columns, resolvent_product, resolvent_product_transposed
 from fastpg.lazy import cached_property
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import require_float_discount
+from fastpg.solvers.rows import Each, Rows, alone, together
+from fastpg.solvers.series import series
 from fastpg.validation import FloatArray, frozen, positive_integer, real_between, require_solver
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ DRIFT = 1e-15
 PATIENCE = 200
 # Products of an iteration of BiCGSTAB and of the check after it.
 CYCLE = 3
+# Chains of so few states are left to BiCGSTAB, which is exact after as many steps.
+FEW_STATES = 1000
 # So many restarts that do not halve the residual are the end of it.
 UNLUCKY = 3
 
@@ -51,6 +53,10 @@ class Krylov:
     be. Where the process can end, at discount 1 or nearly, t = D 1 takes the place of 1 / (1 - discount), its image
     (I - discount P_pi) t > 0 being verified. After `products` of P_pi with a vector, or a quarter of them where that
     promises nothing, `fallback` takes over; without one it is a SolveError.
+
+    Where more than 1000 states mix in a few steps, a Neumann series in float32 comes first: x is corrected by
+    sum_k discount^k P_pi^k rho, without the constant that fades no sooner than the discount, until rho is as small as
+    it should be. A series whose terms do not shrink fast is dropped.
 
     A `preconditioner` is a solver for a chain nearby, whose solutions are the directions to search: whatever it does,
     residuals remain what is stopped on.
@@ -163,7 +169,7 @@ class KrylovFactorisation:
 
     def _least_rounding(self, transposed: bool) -> float:
         """What the rounding of any residual adds at least, relative to the solution."""
-        (t, w), roundings = self._majorant, self._transposed_roundings if transposed else self._roundings
+        (t, w), roundings = self._majorant, self._roundings(transposed)
         least = float(w.min())
         return 2.0 * roundings * float(t.min() if transposed else t.max()) / least if least > 0 else 0.0
 
@@ -172,44 +178,32 @@ class KrylovFactorisation:
 
     def _aim(self, bound: Bound, transposed: bool) -> float:
         """What the residual should say: the tolerance, or what rounding usually is, which grows like a root."""
-        roundings = (self._transposed_roundings if transposed else self._roundings) / UNIT
+        roundings = self._roundings(transposed) / UNIT
         return max(self.solver.tolerance * bound.size, bound.rounding * (8.0 + sqrt(roundings)) / (8.0 + roundings))
 
-    def product(self, x: FloatArray, *, transposed: bool = False) -> FloatArray:
+    def product(self, x: FloatArray, *, transposed: bool = False, each: Each = alone) -> FloatArray:
         """(I - discount P_pi) x or its transpose."""
         chain, P = self.chain, self.chain.transition
         if sparse.issparse(P):
-            y = np.empty(x.size)
-            product = resolvent_product_transposed if transposed else resolvent_product
-            product(*self._rows, chain.discount, frozen(x[:]), y)
-            return y
+            if transposed:
+                return self._rows.resolvent_product_transposed(chain.discount, x)
+            return self._rows.resolvent_product(chain.discount, x, each)
         return x - chain.discount * ((P.T if transposed else P) @ x)
 
     @cached_property
-    def _rows(self) -> tuple[FloatArray, npt.NDArray[np.unsignedinteger], npt.NDArray[np.unsignedinteger]]:
-        P = self.chain.transition
-        unsigned = np.uint64 if P.indices.itemsize == 8 else np.uint32
-        return frozen(P.data[:]), frozen(P.indices.view(unsigned)), frozen(P.indptr.view(unsigned))
+    def _rows(self) -> Rows:
+        return Rows.of(self.chain.transition)
 
     @cached_property
     def _image(self) -> FloatArray:
         """(I - discount P_pi) 1: the chance to end, discounting included."""
         return frozen(self.product(np.ones(self.chain.n_states)))
 
-    @cached_property
-    def _roundings(self) -> float:
+    def _roundings(self, transposed: bool) -> float:
         """How many roundings the residual of a state can have; a discount that rounds to 1 is two more."""
-        P = self.chain.transition
-        terms = int(np.diff(P.indptr).max(initial=0)) if sparse.issparse(P) else self.chain.n_states
-        return (terms + 8) * UNIT
-
-    @cached_property
-    def _transposed_roundings(self) -> float:
-        """The same for the transposed system."""
-        P, entries = self.chain.transition, np.zeros(self.chain.n_states, np.int32)
-        if sparse.issparse(P):
-            count_columns(self._rows[1], entries)
-        terms = int(entries.max()) if sparse.issparse(P) else entries.size
+        terms = self.chain.n_states
+        if self.chain.is_sparse:
+            terms = self._rows.longest_column if transposed else self._rows.longest
         return (terms + 8) * UNIT
 
     @cached_property
@@ -224,10 +218,10 @@ class KrylovFactorisation:
                 if np.abs(w).max() < 0.5:
                     break
                 self._bicgstab(t, w, 0.2 / float(np.abs(w).max()), False, self.solver.products)
-            w = self.product(t) - self._roundings * (1.0 + 2.0 * np.abs(t).max())
+            w = self.product(t) - self._roundings(False) * (1.0 + 2.0 * np.abs(t).max())
             if (t > 0).all() and (w > 0).all():
                 return Majorant(frozen(t), frozen(w))
-        return Majorant(frozen(ones), frozen(image - self._roundings))
+        return Majorant(frozen(ones), frozen(image - self._roundings(False)))
 
     def certificate(self, b: FloatArray, x: FloatArray, *, transposed: bool = False) -> Bound:
         """Bounds on the error of x, whatever it comes from, as a solution for b, both (S,)."""
@@ -239,7 +233,7 @@ class KrylovFactorisation:
         `shift` was added to x, and its image taken from rho, after the product.
         """
         t, w = self._majorant
-        roundings = self._transposed_roundings if transposed else self._roundings
+        roundings = self._roundings(transposed)
         least = float(w.min())
         if least <= 0:
             return Bound(np.inf, np.inf, 1.0)
@@ -265,7 +259,7 @@ class KrylovFactorisation:
     @cached_property
     def _can_end(self) -> bool:
         """Whether the image of 1 is anything but 1 - discount up to rounding."""
-        return bool(np.ptp(self._image) > 2.0 * self._roundings)
+        return bool(np.ptp(self._image) > 2.0 * self._roundings(False))
 
     @cached_property
     def _square(self) -> float:
@@ -274,23 +268,35 @@ class KrylovFactorisation:
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _iterate(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, Bound, int]:
         """The best x with its bound and the products it took: BiCGSTAB from the last true residual until it holds."""
-        x, rho = self._first_guess(b, transposed)
-        left, unlucky = self.solver.products - 1, 0
-        best: tuple[FloatArray, Bound] | None = None
-        while True:
-            shift = 0.0 if transposed else self._best_constant(rho)
-            x += shift
-            bound = self._bound(b, x, rho, transposed, shift)
-            unlucky += best is not None and not bound.residual < 0.5 * best[1].residual
-            if best is None or bound.residual < best[1].residual:
-                best = x.copy(), bound
-            aim = self._aim(bound, transposed)
-            if bound.residual <= aim or left < CYCLE or unlucky == UNLUCKY:
-                return *best, self.solver.products - left
-            # The recursive residual drifts from the true one: aim a little lower than needed.
-            need = 0.3 * aim / bound.residual
-            left = self._bicgstab(x, rho, need, transposed, left) - 1
-            rho = b - self.product(x, transposed=transposed)
+        with together(self._rows.data.size if self.chain.is_sparse else 0) as each:
+            x, rho = self._first_guess(b, transposed)
+            left, unlucky = self.solver.products - 1, 0
+            mixes = self.chain.is_sparse and self.solver.preconditioner is None and b.size > FEW_STATES
+            best: tuple[FloatArray, Bound] | None = None
+            while True:
+                shift = 0.0 if transposed else self._best_constant(rho)
+                x += shift
+                bound = self._bound(b, x, rho, transposed, shift)
+                stuck = best is not None and not bound.residual < 0.5 * best[1].residual
+                unlucky += stuck and not mixes
+                mixes = mixes and not stuck
+                if best is None or bound.residual < best[1].residual:
+                    best = x.copy(), bound
+                aim = self._aim(bound, transposed)
+                if bound.residual <= aim or left < CYCLE or unlucky == UNLUCKY:
+                    return *best, self.solver.products - left
+                # The recursive residual drifts from the true one: aim a little lower than needed.
+                need = 0.3 * aim / bound.residual
+                if mixes:
+                    given = self._rows, self.chain.discount, rho, need, transposed, not self._can_end
+                    correction, products, mixes = series(*given, left - 1, each)
+                    left -= products
+                if mixes:
+                    x += correction
+                else:
+                    left = self._bicgstab(x, rho, need, transposed, left, each)
+                left -= 1
+                rho = b - self.product(x, transposed=transposed, each=each)
 
     def _first_guess(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, FloatArray]:
         """x and its residual: 0, or for the transpose b / (1 - discount) where the process cannot end.
@@ -306,11 +312,13 @@ class KrylovFactorisation:
         """Whether a fallback waits and a quarter of the budget, in one go, brought below an eighth of the digits."""
         budget = self.solver.products
         quarter = budget - budget // 4
-        due = begun == budget - 1 and quarter - 2 < left <= quarter
+        due = begun > quarter and budget // 4 <= begun - left < budget // 4 + 2
         return self.solver.fallback is not None and due and reduction > goal**0.125
 
     @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # a breakdown is looked for
-    def _bicgstab(self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int) -> int:
+    def _bicgstab(
+        self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int, each: Each = alone
+    ) -> int:
         """Improve x, of residual r, in place until the norm of r is `goal` times what it was; the products left.
 
         Returns 0 where there is no hope for the rest of them.
@@ -319,7 +327,7 @@ class KrylovFactorisation:
         """
 
         def product(y: FloatArray) -> FloatArray:
-            y = self.product(y, transposed=transposed)
+            y = self.product(y, transposed=transposed, each=each)
             if not transposed:
                 self._best_constant(y)
             return y
