@@ -9,7 +9,7 @@ from fastpg.chain import finite
 from fastpg.errors import InvalidArgument, InvalidModel
 from fastpg.kernels import bellman as kernels
 from fastpg.model import MDP
-from fastpg.sampling.parallel import run
+from fastpg.parallel import run
 from fastpg.validation import FloatArray, float_array, frozen
 
 # States in a piece of work: a thread takes several, and few models are worth more than one.

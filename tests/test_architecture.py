@@ -17,7 +17,7 @@ MAX_LINES = 400
 LAYERS = (
     ("errors", "_version", "lazy"),
     ("validation", "kernels"),
-    ("rng",),
+    ("rng", "parallel"),
     ("model",),
     ("policy",),
     ("chain",),

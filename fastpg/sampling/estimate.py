@@ -16,7 +16,7 @@ from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.rng import RNG, philox_key
 from fastpg.sampling.estimators import Estimator
-from fastpg.sampling.parallel import StopFlag, in_order
+from fastpg.parallel import StopFlag, in_order
 from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.sampler import Earner

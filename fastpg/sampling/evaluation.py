@@ -14,7 +14,7 @@ from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.rng import RNG, philox_key
-from fastpg.sampling.parallel import StopFlag, in_order
+from fastpg.parallel import StopFlag, in_order
 from fastpg.sampling.tables import outcome_table, stopping
 from fastpg.validation import FloatArray, frozen, positive_count
 

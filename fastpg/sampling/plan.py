@@ -14,7 +14,7 @@ from fastpg.lazy import cached_property
 from fastpg.model import MDP
 from fastpg.policy import Policy, fitted
 from fastpg.sampling.estimators import Estimator, Terms, along_of, behaviour_of, checked, origin, scoring
-from fastpg.sampling.parallel import StopFlag
+from fastpg.parallel import StopFlag
 from fastpg.sampling.perturbation import PerturbedPlan, perturbed_plan, perturbing
 from fastpg.sampling.sampler import Average, Key, Sampler
 from fastpg.sampling.tables import (

@@ -1,7 +1,8 @@
 """Elimination without subtraction (Grassmann, Taksar & Heyman) within a band."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument
 from fastpg.kernels import banded as kernels
 from fastpg.kernels.sparse import longest_moves
+from fastpg.parallel import run
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import singular
 from fastpg.validation import FloatArray, frozen
@@ -20,6 +22,12 @@ from fastpg.validation import FloatArray, frozen
 LOCAL = 20
 # Factors of more bytes than this are refused.
 MEMORY = 2**31
+# Threads take factors of so many numbers.
+WORTH = 400_000
+
+
+# f, lower, x, start, stop: one of the triangular systems, in place.
+Substitution: TypeAlias = Callable[[FloatArray, int, FloatArray, int, int], None]
 
 
 class Band(NamedTuple):
@@ -80,36 +88,95 @@ class Near:
         return _eliminated(chain, moves(chain.rows).near)
 
 
+class Part(NamedTuple):
+    """Factors (n, lower + 1 + upper + PAD) from one end of the band on, and the states that only this part holds."""
+
+    factors: FloatArray
+    lower: int
+    own: int
+
+
 def _eliminated(chain: Chain, band: Band) -> "BandedFactorisation":
+    """Factors from both ends of the band until the states between them are no more than a move can cross."""
     P, S = chain.rows, chain.n_states
-    factors, leaving = np.zeros((S, band.width)), np.empty(S)
-    at = frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:]), _places(band.order, S)
-    kernels.fill_band(*at, chain.discount, chain.discount_complement, factors, band.lower, leaving)
-    if not kernels.eliminate_band(factors, band.lower, leaving) > 0:
+    between = min(max(band.reach, 1), S)
+    below = (S - between) // 2
+    order = np.arange(S, dtype=np.int32) if band.order is None else band.order.astype(np.int32)
+    at = frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:]), frozen(order), _places(band.order, S)
+    width = band.width + kernels.PAD
+    parts = (
+        Part(np.empty((S - below, width)), band.lower, S - below - between),
+        Part(np.empty((below + between, width)), band.upper, below),
+    )
+    leaving, least = [np.empty(len(part.factors)) for part in parts], [1.0, 1.0]
+    discount = chain.discount, chain.discount_complement
+
+    def eliminate(end: int) -> None:
+        (f, lower, own), begin, step = parts[end], end * (S - 1), 1 - 2 * end
+        held = own if end else len(f)
+        least[end] = kernels.eliminate_part(*at, begin, step, *discount, held, own, lower, f, leaving[end])
+
+    _at_both_ends(eliminate, S * band.width)
+    (f, lower, own), other = parts
+    kernels.meet(f, lower, leaving[0], other.factors, leaving[1], own)
+    if not min(*least, kernels.eliminate_band(f, lower, leaving[0], own, len(f))) > 0:
         raise singular(chain)
-    return BandedFactorisation(band, frozen(factors))
+    for part in parts:
+        frozen(part.factors)
+    return BandedFactorisation(band, parts)
+
+
+def _at_both_ends(work: Callable[[int], None], size: int) -> None:
+    """`work(0)` and `work(1)`, on two threads where factors of so many numbers are worth it."""
+    if size >= WORTH:
+        run(lambda end, _: work(end), (0, 1))
+    else:
+        work(0)
+        work(1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BandedFactorisation:
-    """Factors (S, lower + 1 + upper) of I - discount P_pi in the order of the band; see `kernels.banded`."""
+    """Factors of I - discount P_pi in the order of the band, in two parts; see `kernels.banded`.
+
+    States are eliminated from both ends, each part by a thread of its own; what lies between is added up and eliminated
+    last, with the first part. For elimination without subtraction one order is as good as another.
+    """
 
     band: Band
-    factors: FloatArray
+    parts: tuple[Part, Part]
 
     def solve(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi) x = b; for b >= 0 each entry is right to a few S ulp of itself."""
-        return by_columns(lambda b: self._solve(b, transposed=False), b)
+        return by_columns(lambda b: self._solve(b, kernels.apply_lower, kernels.apply_upper), b)
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi)^T x = b; for b >= 0 each entry is right to a few S ulp of itself."""
-        return by_columns(lambda b: self._solve(b, transposed=True), b)
+        return by_columns(
+            lambda b: self._solve(b, kernels.apply_upper_transposed, kernels.apply_lower_transposed), b
+        )
 
-    def _solve(self, b: FloatArray, *, transposed: bool) -> FloatArray:
-        order = self.band.order
-        substitute = kernels.substitute_band_transposed if transposed else kernels.substitute_band
+    def _solve(self, b: FloatArray, first: Substitution, second: Substitution) -> FloatArray:
+        order, (top, bottom) = self.band.order, self.parts
         x = np.array(b, np.float64) if order is None else b[order]
-        substitute(self.factors, self.band.lower, x)
+        sides = x[: len(top.factors)], x[top.own :][::-1].copy()
+        between, mirrored = sides[0][top.own :], sides[1][bottom.own :][::-1]
+        mirrored[:] = 0.0
+
+        def substitute(kernel: Substitution) -> None:
+            def at(end: int) -> None:
+                part = self.parts[end]
+                kernel(part.factors, part.lower, sides[end], 0, part.own)
+
+            _at_both_ends(at, self.band.width * x.size)
+
+        substitute(first)
+        between += mirrored
+        for kernel in (first, second):
+            kernel(top.factors, top.lower, sides[0], top.own, len(top.factors))
+        mirrored[:] = between
+        substitute(second)
+        x[len(top.factors) :] = sides[1][: bottom.own][::-1]
         if order is None:
             return x
         solution = np.empty(x.shape)
