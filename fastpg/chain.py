@@ -11,10 +11,11 @@ from scipy import sparse
 from fastpg.errors import SolveError
 from fastpg.kernels import horizon as sweeps
 from fastpg.kernels.evaluation import induced_transition, policy_average
-from fastpg.kernels.sparse import compress, count_entries, induced_sparse_transition
+from fastpg.kernels.sparse import compress, count_entries
 from fastpg.lazy import cached_property
 from fastpg.model import MDP, Transition
 from fastpg.policy import Policy
+from fastpg.successors import Moves, Successors, moves, successors
 from fastpg.validation import BoolArray, FloatArray, frozen
 
 # BLAS adds up so many numbers on one thread.
@@ -29,6 +30,7 @@ class Chain:
     system I - discount P_pi gives values, occupancies and the mass that each terminal state ends up with.
     `discount_complement` is 1 - discount, known to full precision however close to 1 the discount is.
     `undefined` marks the states whose value does not exist (only at discount 1); their rows are zero as well.
+    `successors` are those of a sparse P_pi where the model has found them for many policies.
     """
 
     transition: Transition
@@ -36,6 +38,7 @@ class Chain:
     discount: float
     discount_complement: float
     undefined: BoolArray
+    successors: Successors | None = None
 
     @property
     def n_states(self) -> int:
@@ -70,6 +73,11 @@ class Chain:
         compress(P, data, indices, first)
         return sparse.csr_array((data, indices, first), shape=P.shape)
 
+    @cached_property
+    def moves(self) -> Moves:
+        """How far the stored transitions lead."""
+        return moves(self.rows.indices, self.rows.indptr) if self.successors is None else self.successors.moves
+
     def has_few_transitions(self, most: int) -> bool:
         """Whether at most so many entries of P_pi are not 0; where a dense one has more, only a part of it is read."""
         n: int = self.transition.nnz if self.is_sparse else count_entries(self.transition, most)
@@ -96,7 +104,8 @@ def induced_chain(mdp: MDP, policy: Policy) -> Chain:
     S = mdp.n_states
     reward = np.empty(S)
     policy_average(pi, mdp.expected_reward, reward)
-    P = state_transition(mdp, policy)
+    at = _successors(mdp, pi) if mdp.is_sparse else None
+    P = _transition(mdp, pi, at)
     undefined = np.zeros(S, bool)
     if mdp.discount_complement == 0:
         undefined = never_certain_to_end(P, mdp.terminal, mdp.start > 0)
@@ -104,23 +113,29 @@ def induced_chain(mdp: MDP, policy: Policy) -> Chain:
             keep = np.where(undefined, 0.0, 1.0)
             P = sparse.csr_array(sparse.diags_array(keep) @ P) if sparse.issparse(P) else P * keep[:, None]
             reward *= keep
-    return Chain(P, reward, mdp.discount, mdp.discount_complement, frozen(undefined))
+            at = None
+    return Chain(P, reward, mdp.discount, mdp.discount_complement, frozen(undefined), at)
 
 
 def state_transition(mdp: MDP, policy: Policy) -> Transition:
     """P_pi (S, S), rows of terminal states zero, stored as the model's transitions are."""
     pi = policy.probabilities
+    return _transition(mdp, pi, _successors(mdp, pi) if mdp.is_sparse else None)
+
+
+def _transition(mdp: MDP, pi: FloatArray, at: Successors | None) -> Transition:
     S = mdp.n_states
-    if not mdp.is_sparse:
-        P = np.empty((S, S))
-        induced_transition(mdp.transition, pi, P)
-        return P
-    P = mdp.transition
-    index = P.indices.dtype
-    data, indices, first = np.empty(P.nnz), np.empty(P.nnz, index), np.empty(S + 1, index)
-    induced_sparse_transition(P.data, P.indices, P.indptr, pi, np.full(S, -1, index), data, indices, first)
-    n = first[-1]
-    return sparse.csr_array((data[:n], indices[:n], first), shape=(S, S))
+    if at is not None:
+        return sparse.csr_array((at.transition(mdp.transition, pi), at.indices, at.first), shape=(S, S))
+    P = np.empty((S, S))
+    induced_transition(mdp.transition, pi, P)
+    return P
+
+
+def _successors(mdp: MDP, pi: FloatArray) -> Successors:
+    """Where P_pi may be positive: the same for all policies that take every available action."""
+    takes_all = pi.all() or ((pi != 0) | ~mdp.available).all()
+    return mdp.successors if takes_all else successors(mdp.transition, pi)
 
 
 def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
@@ -208,7 +223,7 @@ def reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:
 
 def never_certain_to_end(P: Transition, terminal: BoolArray, start: BoolArray) -> BoolArray:
     """States from which the process may go on for ever; SolveError if a state of the mask `start` can reach one."""
-    edges = sparse.csr_array(P)
+    edges = sparse.csr_array(P, copy=True)
     edges.eliminate_zeros()
     reverse = sparse.csr_array(edges.T)
     trapped = ~reached(reverse, terminal)

@@ -15,6 +15,9 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 StopFlag = npt.NDArray[np.bool_]
 
+# Work on so many numbers takes a few times as long as to start threads, which is 0.1 ms.
+WORTH = 400_000
+
 
 def in_order(
     work: Callable[[Piece, StopFlag], Result], pieces: Sequence[Piece], threads: int | None = None
@@ -45,3 +48,12 @@ def run(work: Callable[[Piece, StopFlag], None], pieces: Sequence[Piece], thread
     """`in_order` for work that leaves its results in place."""
     for _ in in_order(work, pieces, threads):
         pass
+
+
+def spread(work: Callable[[Piece], None], pieces: Sequence[Piece], size: int) -> None:
+    """`work(piece)` for each piece, on all cores where so many numbers are worth it; it leaves its results in place."""
+    if size >= WORTH and len(pieces) > 1:
+        run(lambda piece, _: work(piece), pieces)
+    else:
+        for piece in pieces:
+            work(piece)

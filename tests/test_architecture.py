@@ -18,6 +18,7 @@ LAYERS = (
     ("errors", "_version", "lazy"),
     ("validation", "kernels"),
     ("rng", "parallel"),
+    ("successors",),
     ("model",),
     ("policy",),
     ("chain",),

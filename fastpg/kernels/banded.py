@@ -1,8 +1,8 @@
-"""Elimination without subtraction within a band, in two parts that are eliminated each from its end of the chain.
+"""Elimination without subtraction within a band, in two parts, each from its end of the chain.
 
-A part is `f` (n, width): row r belongs to its r-th state, counted from the end, and begins at column r - lower; the last
-`PAD` entries are 0. Of I - discount P_pi only flows are stored, transitions to other states times the discount, and
-`leaving`, row sums. Pivots start..stop-1 are taken; rows after them hold what was added to states that both parts reach.
+A part is `f` (n, width): row r belongs to its r-th state, counted from the end, and begins at column r - lower; the
+last `PAD` entries are 0. Of I - discount P_pi only flows are stored, transitions to other states times the discount,
+and `leaving`, row sums. Pivots start..stop-1 are taken; later rows hold what was added to states that both parts reach.
 """
 
 import numpy as np

@@ -6,25 +6,18 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument
 from fastpg.kernels import banded as kernels
-from fastpg.kernels.sparse import longest_moves
-from fastpg.parallel import run
+from fastpg.parallel import spread
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import singular
 from fastpg.validation import FloatArray, frozen
 
-# A band of so many diagonals to either side is factorised at once: for w = 20 and 10^5 states that took 35 ms, as 40
-# products do, and no chain that moves so little mixes soon. To look for a narrower one took as long.
-LOCAL = 20
 # Factors of more bytes than this are refused.
 MEMORY = 2**31
-# Threads take factors of so many numbers.
-WORTH = 400_000
-
+ENDS = (0, 1)
 
 # f, lower, x, start, stop: one of the triangular systems, in place.
 Substitution: TypeAlias = Callable[[FloatArray, int, FloatArray, int, int], None]
@@ -66,7 +59,7 @@ class Banded:
 
     def factorise(self, chain: Chain) -> "BandedFactorisation":
         """Factorise I - discount P_pi, P_pi being the stored rows divided by their sums."""
-        band = narrowest(chain.rows)
+        band = narrowest(chain)
         if 8 * chain.n_states * band.width > MEMORY:
             raise InvalidArgument(
                 f"Banded takes factors of up to {MEMORY >> 20} MiB but a band of {band.lower} + {band.upper} diagonals "
@@ -85,7 +78,7 @@ class Near:
 
     def factorise(self, chain: Chain) -> "BandedFactorisation":
         """Factorise I - discount P_pi without the transitions out of the band."""
-        return _eliminated(chain, moves(chain.rows).near)
+        return _eliminated(chain, Band(None, *chain.moves.local))
 
 
 class Part(NamedTuple):
@@ -116,7 +109,7 @@ def _eliminated(chain: Chain, band: Band) -> "BandedFactorisation":
         held = own if end else len(f)
         least[end] = kernels.eliminate_part(*at, begin, step, *discount, held, own, lower, f, leaving[end])
 
-    _at_both_ends(eliminate, S * band.width)
+    spread(eliminate, ENDS, S * band.width)
     (f, lower, own), other = parts
     kernels.meet(f, lower, leaving[0], other.factors, leaving[1], own)
     if not min(*least, kernels.eliminate_band(f, lower, leaving[0], own, len(f))) > 0:
@@ -124,15 +117,6 @@ def _eliminated(chain: Chain, band: Band) -> "BandedFactorisation":
     for part in parts:
         frozen(part.factors)
     return BandedFactorisation(band, parts)
-
-
-def _at_both_ends(work: Callable[[int], None], size: int) -> None:
-    """`work(0)` and `work(1)`, on two threads where factors of so many numbers are worth it."""
-    if size >= WORTH:
-        run(lambda end, _: work(end), (0, 1))
-    else:
-        work(0)
-        work(1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -152,9 +136,7 @@ class BandedFactorisation:
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi)^T x = b; for b >= 0 each entry is right to a few S ulp of itself."""
-        return by_columns(
-            lambda b: self._solve(b, kernels.apply_upper_transposed, kernels.apply_lower_transposed), b
-        )
+        return by_columns(lambda b: self._solve(b, kernels.apply_upper_transposed, kernels.apply_lower_transposed), b)
 
     def _solve(self, b: FloatArray, first: Substitution, second: Substitution) -> FloatArray:
         order, (top, bottom) = self.band.order, self.parts
@@ -168,7 +150,7 @@ class BandedFactorisation:
                 part = self.parts[end]
                 kernel(part.factors, part.lower, sides[end], 0, part.own)
 
-            _at_both_ends(at, self.band.width * x.size)
+            spread(at, ENDS, self.band.width * x.size)
 
         substitute(first)
         between += mirrored
@@ -184,28 +166,12 @@ class BandedFactorisation:
         return solution
 
 
-class Moves(NamedTuple):
-    """The bands of all transitions and of those within `LOCAL`, in the states' own order; the share of longer ones."""
-
-    band: Band
-    near: Band
-    far: float
-
-
-def moves(P: sparse.csr_array) -> Moves:
-    """How far the stored transitions lead."""
-    longest = np.zeros((2, 2), np.int64)
-    far = longest_moves(P.indices, P.indptr, LOCAL, longest)
-    own, near = (Band(None, int(lower), int(upper)) for lower, upper in longest)
-    return Moves(own, near, far / max(P.indices.size, 1))
-
-
-def narrowest(P: sparse.csr_array) -> Band:
+def narrowest(chain: Chain) -> Band:
     """The band of the states' own order if it is local, or else that of reverse Cuthill-McKee where it costs less."""
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-    own, _, far = moves(P)
-    if not far:
+    P, own = chain.rows, Band(None, *chain.moves.longest)
+    if not chain.moves.far:
         return own
     order = reverse_cuthill_mckee(P, symmetric_mode=False)
     place = _places(order, P.shape[0])
