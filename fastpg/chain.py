@@ -10,13 +10,17 @@ from scipy import sparse
 
 from fastpg.errors import SolveError
 from fastpg.kernels import horizon as sweeps
+from fastpg.kernels.bellman import UNSIGNED, sparse_expected_next
 from fastpg.kernels.evaluation import induced_transition, policy_average
 from fastpg.kernels.sparse import compress, count_entries
 from fastpg.lazy import cached_property
 from fastpg.model import MDP, Transition
+from fastpg.parallel import ranges, spread
 from fastpg.policy import Policy
 from fastpg.successors import Moves, Successors, moves, successors
 from fastpg.validation import BoolArray, FloatArray, frozen
+
+Unsigned = npt.NDArray[np.unsignedinteger]
 
 # BLAS adds up so many numbers on one thread.
 ONE_THREAD = 10_000
@@ -141,6 +145,10 @@ def _successors(mdp: MDP, pi: FloatArray) -> Successors:
 def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
     """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
     S, A = mdp.n_states, mdp.n_actions
+    if mdp.is_sparse and value.ndim == 1:
+        rows, v, out = unsigned_rows(mdp.transition), frozen(value[:]), np.empty((S, A))
+        spread(lambda piece: sparse_expected_next(*rows, v, *piece, out), ranges(S), mdp.transition.nnz)
+        return out
     P = mdp.transition if mdp.is_sparse else mdp.transition.reshape(S * A, S)
     return P.dot(value).reshape(S, A, *value.shape[1:])
 
@@ -164,6 +172,12 @@ def add_laws(P: Transition, discount: float, stays: BoolArray, out: FloatArray) 
 def _rows(P: sparse.csr_array) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The entries, columns and row boundaries of a CSR array."""
     return frozen(P.data[:]), frozen(P.indices.astype(np.int64)), frozen(P.indptr.astype(np.int64))
+
+
+def unsigned_rows(P: sparse.csr_array) -> tuple[FloatArray, Unsigned, Unsigned]:
+    """The entries, columns and row boundaries of a CSR array; Numba tests a signed index for being negative."""
+    unsigned = UNSIGNED[P.indices.itemsize]
+    return frozen(P.data[:]), frozen(P.indices.view(unsigned)), frozen(P.indptr.view(unsigned))
 
 
 def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:

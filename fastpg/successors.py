@@ -8,11 +8,9 @@ import numpy.typing as npt
 
 from fastpg.kernels.sparse import longest_moves, merge_successors, merge_transitions
 from fastpg.lazy import cached_property
-from fastpg.parallel import spread
+from fastpg.parallel import ranges, spread
 from fastpg.validation import FloatArray, frozen
 
-# States in a piece of work.
-PIECE = 16_384
 # Moves of so many states are local. A band of as many diagonals to either side is factorised at once: with 10^5 states
 # that took 10 ms, as 10 products do, and no chain that moves so little mixes soon.
 LOCAL = 20
@@ -51,11 +49,11 @@ class Successors:
 
     def transition(self, P: Any, pi: FloatArray) -> FloatArray:
         """The entries of P_pi = sum_a pi(a|s) P(.|s,a), P being (S*A, S) in CSR."""
-        S, out = len(pi), np.empty(self.indices.size)
+        out = np.empty(self.indices.size)
         data, first = frozen(P.data[:]), frozen(P.indptr[:])
         spread(
             lambda piece: merge_transitions(data, first, pi, self.place, self.first, *piece, out),
-            [(s, min(s + PIECE, S)) for s in range(0, S, PIECE)],
+            ranges(len(pi)),
             P.nnz,
         )
         return out
