@@ -17,7 +17,7 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 StopFlag = npt.NDArray[np.bool_]
 
-# Work on so many numbers takes a millisecond or more.
+# Work on so many numbers takes half a millisecond or more.
 WORTH = 400_000
 # Rows in a piece of work.
 PIECE = 16_384

@@ -17,6 +17,7 @@ from fastpg.validation import FloatArray, frozen
 
 # Factors of more bytes than this are refused.
 MEMORY = 2**31
+# The first state and the last.
 ENDS = (0, 1)
 
 # f, lower, x, start, stop: one of the triangular systems, in place.
@@ -52,7 +53,8 @@ class Banded:
 
     The states keep their order or take that of reverse Cuthill-McKee, whichever has the narrower band. As in GTH
     nothing is subtracted and P_pi(s,s) is not read: for b >= 0 each entry of the solution has a small relative error at
-    any discount. With moves of at most w in that order, time O(S w^2) and memory 16 S w bytes.
+    any discount. With moves of at most w in that order, time O(S w^2) and memory 16 S w bytes. Two threads share the
+    work, one from each end; the result is the same without.
 
     Source: Grassmann, Taksar & Heyman (1985), whose elimination fills in no more than the band; see `GTH`.
     """
