@@ -11,8 +11,8 @@ from fastpg.lazy import cached_property
 from fastpg.parallel import ranges, spread
 from fastpg.validation import FloatArray, frozen
 
-# Moves of so many states are local: a band of as many diagonals to either side is factorised at once, which took 15 ms of
-# processor time for 10^5 states, and no chain that moves so little mixes soon.
+# Moves of so many states are local: a band of as many diagonals to either side is factorised at once, which took 15 ms
+# of processor time for 10^5 states, and no chain that moves so little mixes soon.
 LOCAL = 20
 
 Indices: TypeAlias = npt.NDArray[np.signedinteger]
