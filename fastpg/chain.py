@@ -146,7 +146,8 @@ def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
     """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
     S, A = mdp.n_states, mdp.n_actions
     if mdp.is_sparse and value.ndim == 1:
-        rows, v, out = unsigned_rows(mdp.transition), frozen(value[:]), np.empty((S, A))
+        rows, out = unsigned_rows(mdp.transition), np.empty((S, A))
+        v = frozen(np.ascontiguousarray(value, np.float64)[:])
         spread(lambda piece: sparse_expected_next(*rows, v, *piece, out), ranges(S), mdp.transition.nnz)
         return out
     P = mdp.transition if mdp.is_sparse else mdp.transition.reshape(S * A, S)
