@@ -54,8 +54,8 @@ from fastpg.kernels import batch as kernels
 from fastpg.kernels.evaluation import fisher_blocks
 from fastpg.kernels.lanes import OVERFLOW, SINGULAR
 from fastpg.model import MDP
+from fastpg.parallel import run
 from fastpg.policy import SoftmaxPolicy
-from fastpg.sampling.parallel import run
 from fastpg.validation import FloatArray, frozen, mask_array, numbers, positive_integer
 
 ArrayLike = npt.ArrayLike

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastpg.chain import finite
+from fastpg.chain import finite, unsigned_rows
 from fastpg.errors import InvalidArgument, InvalidModel
 from fastpg.kernels import bellman as kernels
 from fastpg.model import MDP
-from fastpg.sampling.parallel import run
+from fastpg.parallel import run
 from fastpg.validation import FloatArray, float_array, frozen
 
 # States in a piece of work: a thread takes several, and few models are worth more than one.
@@ -71,11 +71,7 @@ def _value(mdp: MDP, value: npt.ArrayLike) -> FloatArray:
 
 
 def _law(mdp: MDP) -> tuple[Any, ...]:
-    P = mdp.transition
-    if not mdp.is_sparse:
-        return (P,)
-    unsigned = kernels.UNSIGNED[P.indices.itemsize]
-    return frozen(P.data[:]), frozen(P.indices.view(unsigned)), frozen(P.indptr.view(unsigned))
+    return unsigned_rows(mdp.transition) if mdp.is_sparse else (mdp.transition,)
 
 
 def _pieces(mdp: MDP) -> list[tuple[int, int]]:

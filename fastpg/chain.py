@@ -10,12 +10,17 @@ from scipy import sparse
 
 from fastpg.errors import SolveError
 from fastpg.kernels import horizon as sweeps
+from fastpg.kernels.bellman import UNSIGNED, sparse_expected_next
 from fastpg.kernels.evaluation import induced_transition, policy_average
-from fastpg.kernels.sparse import compress, count_entries, induced_sparse_transition
+from fastpg.kernels.sparse import compress, count_entries
 from fastpg.lazy import cached_property
 from fastpg.model import MDP, Transition
+from fastpg.parallel import ranges, spread
 from fastpg.policy import Policy
+from fastpg.successors import Moves, Successors, moves, successors
 from fastpg.validation import BoolArray, FloatArray, frozen
+
+Unsigned = npt.NDArray[np.unsignedinteger]
 
 # BLAS adds up so many numbers on one thread.
 ONE_THREAD = 10_000
@@ -29,6 +34,7 @@ class Chain:
     system I - discount P_pi gives values, occupancies and the mass that each terminal state ends up with.
     `discount_complement` is 1 - discount, known to full precision however close to 1 the discount is.
     `undefined` marks the states whose value does not exist (only at discount 1); their rows are zero as well.
+    `successors` are those of a sparse P_pi where the model has found them for many policies.
     """
 
     transition: Transition
@@ -36,6 +42,7 @@ class Chain:
     discount: float
     discount_complement: float
     undefined: BoolArray
+    successors: Successors | None = None
 
     @property
     def n_states(self) -> int:
@@ -70,6 +77,11 @@ class Chain:
         compress(P, data, indices, first)
         return sparse.csr_array((data, indices, first), shape=P.shape)
 
+    @cached_property
+    def moves(self) -> Moves:
+        """How far the stored transitions lead."""
+        return moves(self.rows.indices, self.rows.indptr) if self.successors is None else self.successors.moves
+
     def has_few_transitions(self, most: int) -> bool:
         """Whether at most so many entries of P_pi are not 0; where a dense one has more, only a part of it is read."""
         n: int = self.transition.nnz if self.is_sparse else count_entries(self.transition, most)
@@ -96,7 +108,8 @@ def induced_chain(mdp: MDP, policy: Policy) -> Chain:
     S = mdp.n_states
     reward = np.empty(S)
     policy_average(pi, mdp.expected_reward, reward)
-    P = state_transition(mdp, policy)
+    at = _successors(mdp, pi) if mdp.is_sparse else None
+    P = _transition(mdp, pi, at)
     undefined = np.zeros(S, bool)
     if mdp.discount_complement == 0:
         undefined = never_certain_to_end(P, mdp.terminal, mdp.start > 0)
@@ -104,28 +117,39 @@ def induced_chain(mdp: MDP, policy: Policy) -> Chain:
             keep = np.where(undefined, 0.0, 1.0)
             P = sparse.csr_array(sparse.diags_array(keep) @ P) if sparse.issparse(P) else P * keep[:, None]
             reward *= keep
-    return Chain(P, reward, mdp.discount, mdp.discount_complement, frozen(undefined))
+            at = None
+    return Chain(P, reward, mdp.discount, mdp.discount_complement, frozen(undefined), at)
 
 
 def state_transition(mdp: MDP, policy: Policy) -> Transition:
     """P_pi (S, S), rows of terminal states zero, stored as the model's transitions are."""
     pi = policy.probabilities
+    return _transition(mdp, pi, _successors(mdp, pi) if mdp.is_sparse else None)
+
+
+def _transition(mdp: MDP, pi: FloatArray, at: Successors | None) -> Transition:
     S = mdp.n_states
-    if not mdp.is_sparse:
-        P = np.empty((S, S))
-        induced_transition(mdp.transition, pi, P)
-        return P
-    P = mdp.transition
-    index = P.indices.dtype
-    data, indices, first = np.empty(P.nnz), np.empty(P.nnz, index), np.empty(S + 1, index)
-    induced_sparse_transition(P.data, P.indices, P.indptr, pi, np.full(S, -1, index), data, indices, first)
-    n = first[-1]
-    return sparse.csr_array((data[:n], indices[:n], first), shape=(S, S))
+    if at is not None:
+        return sparse.csr_array((at.transition(mdp.transition, pi), at.indices, at.first), shape=(S, S))
+    P = np.empty((S, S))
+    induced_transition(mdp.transition, pi, P)
+    return P
+
+
+def _successors(mdp: MDP, pi: FloatArray) -> Successors:
+    """Where P_pi may be positive: the same for all policies that take every available action."""
+    takes_all = pi.all() or ((pi != 0) | ~mdp.available).all()
+    return mdp.successors if takes_all else successors(mdp.transition, pi)
 
 
 def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
     """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
     S, A = mdp.n_states, mdp.n_actions
+    if mdp.is_sparse and value.ndim == 1:
+        rows, out = unsigned_rows(mdp.transition), np.empty((S, A))
+        v = frozen(np.ascontiguousarray(value, np.float64)[:])
+        spread(lambda piece: sparse_expected_next(*rows, v, *piece, out), ranges(S), mdp.transition.nnz)
+        return out
     P = mdp.transition if mdp.is_sparse else mdp.transition.reshape(S * A, S)
     return P.dot(value).reshape(S, A, *value.shape[1:])
 
@@ -149,6 +173,12 @@ def add_laws(P: Transition, discount: float, stays: BoolArray, out: FloatArray) 
 def _rows(P: sparse.csr_array) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The entries, columns and row boundaries of a CSR array."""
     return frozen(P.data[:]), frozen(P.indices.astype(np.int64)), frozen(P.indptr.astype(np.int64))
+
+
+def unsigned_rows(P: sparse.csr_array) -> tuple[FloatArray, Unsigned, Unsigned]:
+    """The entries, columns and row boundaries of a CSR array; Numba tests a signed index for being negative."""
+    unsigned = UNSIGNED[P.indices.itemsize]
+    return frozen(P.data[:]), frozen(P.indices.view(unsigned)), frozen(P.indptr.view(unsigned))
 
 
 def with_state_value(mdp: MDP, q: FloatArray, value: FloatArray) -> FloatArray:
@@ -208,7 +238,7 @@ def reached(edges: sparse.csr_array, seeds: BoolArray) -> BoolArray:
 
 def never_certain_to_end(P: Transition, terminal: BoolArray, start: BoolArray) -> BoolArray:
     """States from which the process may go on for ever; SolveError if a state of the mask `start` can reach one."""
-    edges = sparse.csr_array(P)
+    edges = sparse.csr_array(P, copy=True)
     edges.eliminate_zeros()
     reverse = sparse.csr_array(edges.T)
     trapped = ~reached(reverse, terminal)

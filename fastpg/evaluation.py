@@ -16,6 +16,7 @@ from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.kernels import evaluation as kernels
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
+from fastpg.parallel import all_rows
 from fastpg.policy import Policy, fitted
 from fastpg.solvers import NEAR_ONE, Estimate, Factorisation, GainBias, Solver, choose, knows_differences
 from fastpg.solvers.gain_bias import GainBiasFactorisation
@@ -141,7 +142,7 @@ class Evaluation:
         """Q(s,a) = r(s,a) + discount sum_k P(k|s,a) V(k), shape (S, A)."""
         mdp = self.mdp
         q = next_value(mdp, self._value)
-        if not kernels.action_value(mdp.expected_reward, mdp.discount, q):
+        if not all_rows(lambda r, q: kernels.action_value(r, mdp.discount, q), mdp.expected_reward, q):
             finite("action_value", q, mdp)
         if not self.chain.all_defined:
             q[next_value(mdp, self.chain.undefined.astype(float)) > 0] = np.nan
@@ -158,7 +159,7 @@ class Evaluation:
         pi, q = self.policy.probabilities, self._comparable_value
         out = np.empty(pi.shape)
         undefined = lambda: np.isnan(self.action_value) | self.chain.undefined[:, None]  # noqa: E731
-        if not kernels.advantage(pi, q, self.mdp.available, out):
+        if not all_rows(kernels.advantage, pi, q, self.mdp.available, out):
             finite("advantage", out, self.mdp, undefined)
         frozen(out)
         if self.mdp.n_states <= LARGEST:
@@ -243,7 +244,7 @@ class Evaluation:
         """dJ/dlogits (S, A) = d(s) pi(a|s) A(s,a)."""
         pi = self.policy.probabilities
         out = np.empty(pi.shape)
-        if not kernels.logit_gradient(self.occupancy, pi, self.advantage, out):
+        if not all_rows(kernels.logit_gradient, self.occupancy, pi, self.advantage, out):
             finite("logit_gradient", out, self.mdp)
         return frozen(out)
 

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from fastpg.errors import InvalidModel
 from fastpg.lazy import cached_property
+from fastpg.successors import Successors, successors
 from fastpg.validation import (
     BoolArray,
     FloatArray,
@@ -128,6 +129,11 @@ class MDP:
     def all_available(self) -> bool:
         """Whether every non-terminal state has every action."""
         return bool((self.available | self.terminal[:, None]).all())
+
+    @cached_property
+    def successors(self) -> Successors:
+        """Where the actions of each state lead, for sparse transitions."""
+        return successors(self.transition, frozen(np.ones((self.n_states, self.n_actions))))
 
     @cached_property
     def expected_reward(self) -> FloatArray:

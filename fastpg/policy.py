@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fastpg.errors import InvalidPolicy, SolveError
 from fastpg.kernels.policy import softmax
 from fastpg.model import MDP
+from fastpg.parallel import all_rows
 from fastpg.rng import RNG, generator
 from fastpg.validation import BoolArray, FloatArray, float_array, frozen, law, mask_array, require
 
@@ -120,7 +121,7 @@ def _without_overflow(pulled: FloatArray, g: FloatArray, cause: str) -> FloatArr
 def _softmax(logits: FloatArray) -> FloatArray:
     """The probabilities; InvalidPolicy, which names the place, where a row of logits has none."""
     out = np.empty(logits.shape)
-    if not softmax(logits, out):
+    if not all_rows(softmax, logits, out):
         require(logits < np.inf, "logits", "be finite or -inf", logits, InvalidPolicy)
         top = logits.max(axis=1)
         rule = "leave an action above -inf in each state, the largest there"

@@ -147,7 +147,7 @@ def chain_structure(mdp: MDP, policy: Policy) -> Structure:
     >>> chain_structure(mdp, uniform(mdp))
     Structure(no recurrent class, 11 transient, 5 terminal)
     """
-    P = sparse.csr_array(state_transition(mdp, fitted(policy, mdp)))
+    P = sparse.csr_array(state_transition(mdp, fitted(policy, mdp)), copy=True)
     P.eliminate_zeros()
     return Structure(P, frozen(mdp.start > 0), mdp.terminal)
 

@@ -17,7 +17,8 @@ MAX_LINES = 400
 LAYERS = (
     ("errors", "_version", "lazy"),
     ("validation", "kernels"),
-    ("rng",),
+    ("rng", "parallel"),
+    ("successors",),
     ("model",),
     ("policy",),
     ("chain",),

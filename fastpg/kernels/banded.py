@@ -1,95 +1,217 @@
-"""Elimination without subtraction within a band: row s of `band` (S, lower + 1 + upper) begins at column s - lower.
+"""Elimination without subtraction within a band, in two parts, each from its end of the chain.
 
-Of I - discount P_pi only flows are stored, transitions to other states times the discount, and `leaving`, row sums.
+A part is `f` (n, width): row r belongs to its r-th state, counted from the end, and begins at column r - lower; the
+last `PAD` entries are 0. Of I - discount P_pi only flows are stored, transitions to other states times the discount,
+and `leaving`, row sums. Pivots start..stop-1 are taken; later rows hold what was added to states that both parts reach.
 """
 
 import numpy as np
 
 from fastpg.kernels import kernel
 
+# Pivots that are added to a row at once. So many zeros, but one, between rows are read as columns outside of the band.
+PIVOTS = 4
+PAD = PIVOTS - 1
+# Rows that are filled and eliminated while they are in the processor's cache.
+ROWS = 64
 # Numba tests a signed index for being negative, which tripled the time of the elimination.
-ONE = np.uint64(1)
+ONE, TWO, THREE, FOUR = (np.uint64(n) for n in (1, 2, 3, 4))
 
 
 @kernel
-def fill_band(data, indices, first, place, gamma, complement, band, lower, leaving):
-    """band = gamma P(s,k) / sum_k P(s,k) for k != s, and leaving = 1 - gamma, or 1 where the row is empty
+def fill_band(data, indices, first, order, place, begin, step, gamma, complement, own, lower, f, leaving, start, stop):
+    """f = gamma P(s,k) / sum_k P(s,k) and leaving = 1 - gamma, or 1 where the row is empty, in rows start..stop-1
 
-    State s is row place[s]. What leads out of the band is added to `leaving`.
+    Row r is state s = order[begin + step r]. What leads out of the band is added to `leaving`. Of states from `own` on,
+    which belong to the other part, only what leads to states before `own` is stored.
     """
-    upper = band.shape[1] - lower - 1
-    for s in range(place.size):
+    n, width = f.shape
+    f = f.reshape(-1)
+    upper = width - PAD - lower - 1
+    for c in range(np.uint64(start * width), np.uint64(stop * width)):
+        f[c] = 0.0
+    for r in range(start, stop):
+        s = order[begin + step * r]
         total = 0.0
         for j in range(first[s], first[s + 1]):
             total += data[j]
-        i = place[s]
-        leaving[i] = complement if total > 0.0 else 1.0
+        scale = gamma / total if total > 0.0 else 0.0
+        left, limit = complement if total > 0.0 else 1.0, n
+        if r >= own:
+            left, limit = 0.0, own
         for j in range(first[s], first[s + 1]):
-            step = place[indices[j]] - i
-            flow = gamma * (data[j] / total) if data[j] != 0.0 else 0.0
-            if step < -lower or step > upper:
-                leaving[i] += flow
-            elif step != 0:
-                band[i, lower + step] += flow
+            column = step * (place[np.uint64(indices[j])] - begin)
+            move = column - r
+            if move < -lower or move > upper:
+                left += scale * data[j] if r < own else 0.0
+            elif column < limit:
+                f[np.uint64(r * width + lower + move)] += scale * data[j]
+        leaving[r] = left
 
 
 @kernel
-def eliminate_band(band, lower, leaving):
-    """L U = I - gamma P_pi in place: -L left of the pivots, which take the diagonal's place, and I - U right of them
+def take_pivot(f, k, last, lower, upper, width, leaving):
+    """One pivot of `eliminate_band`, of which 1 / pivot is stored, added to rows k+1..last; returns the pivot."""
+    here = np.uint64(k * width + lower)
+    end = here + upper + ONE
+    whole = end - upper % FOUR
+    a, b, c, d = leaving[k], 0.0, 0.0, 0.0
+    for j in range(here + ONE, whole, FOUR):
+        a += f[j]
+        b += f[j + ONE]
+        c += f[j + TWO]
+        d += f[j + THREE]
+    for j in range(whole, end):
+        a += f[j]
+    pivot = (a + b) + (c + d)
+    scale = 1.0 / pivot
+    f[here] = scale
+    leaving[k] *= scale
+    for j in range(here + ONE, end):
+        f[j] *= scale
+    there = here
+    for i in range(k + 1, last + 1):
+        there += np.uint64(width - 1)
+        flow = f[there]
+        if flow != 0.0:
+            leaving[i] += flow * leaving[k]
+            for j in range(ONE, upper + ONE):
+                f[there + j] += flow * f[here + j]
+    return pivot
+
+
+@kernel
+def eliminate_band(f, lower, leaving, start, stop):
+    """L U = I - gamma P_pi in place: -L left of the pivots, whose inverses take the diagonal's place, and I - U right
 
         pivot_k = leaving_k + sum_{j>k} f_kj;  f_kj /= pivot_k;  leaving_k /= pivot_k;
         f_ij += f_ik f_kj and leaving_i += f_ik leaving_k for i, j > k
 
-    (Grassmann, Taksar & Heyman 1985). Returns the smallest pivot.
+    (Grassmann, Taksar & Heyman 1985), four pivots at a time in rows that come after them. Returns the smallest pivot.
     """
-    S, width = band.shape
-    f, least = band.reshape(-1), 1.0
-    upper, down = np.uint64(width - lower - 1), np.uint64(width - 1)
-    for k in range(S):
-        here = np.uint64(k * width + lower)
-        pivot = leaving[k]
-        for j in range(here + ONE, here + upper + ONE):
-            pivot += f[j]
-        least = min(least, pivot)
-        f[here] = pivot
-        leaving[k] /= pivot
-        for j in range(here + ONE, here + upper + ONE):
-            f[j] /= pivot
-        there = here
-        for i in range(k + 1, min(k + lower, S - 1) + 1):
+    n, width = f.shape
+    f, least = f.reshape(-1), 1.0
+    upper, down = np.uint64(width - PAD - lower - 1), np.uint64(width - 1)
+    # Narrower bands have less to add than to look for.
+    whole = stop - (stop - start) % PIVOTS if lower > PAD and upper > PAD else start
+    for k in range(start, whole, PIVOTS):
+        for i in range(k, k + PIVOTS):
+            least = min(least, take_pivot(f, i, k + PAD, lower, upper, width, leaving))
+        # Where columns k, ..., k+3 of their rows are.
+        a = np.uint64(k * width + lower)
+        b, c, d = a + down, a + TWO * down, a + THREE * down
+        there = d + down
+        for i in range(k + PIVOTS, min(k + PAD + lower, n - 1) + 1):
+            x = f[there]
+            y = f[there + ONE] + x * f[a + ONE]
+            z = f[there + TWO] + (x * f[a + TWO] + y * f[b + TWO])
+            w = f[there + THREE] + ((x * f[a + THREE] + y * f[b + THREE]) + z * f[c + THREE])
+            f[there + ONE], f[there + TWO], f[there + THREE] = y, z, w
+            leaving[i] += (x * leaving[k] + y * leaving[k + 1]) + (z * leaving[k + 2] + w * leaving[k + 3])
+            for j in range(FOUR, upper + FOUR):
+                f[there + j] += (x * f[a + j] + y * f[b + j]) + (z * f[c + j] + w * f[d + j])
             there += down
-            flow = f[there]
-            if flow != 0.0:
-                leaving[i] += flow * leaving[k]
-                for j in range(ONE, upper + ONE):
-                    f[there + j] += flow * f[here + j]
+    for k in range(whole, stop):
+        least = min(least, take_pivot(f, k, min(k + lower, n - 1), lower, upper, width, leaving))
     return least
 
 
 @kernel
-def substitute_band(band, lower, x):
-    """L U x = x, in place"""
-    S, width = band.shape
-    for i in range(S):
-        total = x[i]
-        for j in range(max(lower - i, 0), lower):
-            total += band[i, j] * x[i - lower + j]
-        x[i] = total / band[i, lower]
-    for i in range(S - 1, -1, -1):
-        total = x[i]
-        for j in range(lower + 1, min(width, S - i + lower)):
-            total += band[i, j] * x[i - lower + j]
-        x[i] = total
+def eliminate_part(data, indices, first, order, place, begin, step, gamma, complement, own, stop, lower, f, leaving):
+    """`fill_band` and then `eliminate_band` for pivots 0..stop-1, a few rows at a time; returns the smallest pivot."""
+    n = f.shape[0]
+    filled, least = 0, 1.0
+    for k in range(0, max(stop, 1), ROWS):
+        end = min(k + ROWS, stop)
+        reach = min(end + lower, n) if end < stop else n
+        fill_band(
+            data, indices, first, order, place, begin, step, gamma, complement, own, lower, f, leaving, filled, reach
+        )
+        filled = reach
+        least = min(least, eliminate_band(f, lower, leaving, k, end))
+    return least
 
 
 @kernel
-def substitute_band_transposed(band, lower, x):
-    """(L U)^T x = x, in place"""
-    S, width = band.shape
-    for i in range(S):
-        for j in range(lower + 1, min(width, S - i + lower)):
-            x[i - lower + j] += band[i, j] * x[i]
-    for i in range(S - 1, -1, -1):
-        x[i] /= band[i, lower]
-        for j in range(max(lower - i, 0), lower):
-            x[i - lower + j] += band[i, j] * x[i]
+def meet(f, lower, leaving, g, left, first):
+    """The last rows of the other part `g`, counted from the other end, added to rows `first` and further of `f`."""
+    n, width = f.shape
+    upper = width - PAD - lower - 1
+    last = g.shape[0] - 1
+    for i in range(first, n):
+        leaving[i] += left[last - (i - first)]
+        for j in range(max(i - lower, first), min(i + upper + 1, n)):
+            f[i, lower + j - i] += g[last - (i - first), upper - (j - i)]
+
+
+@kernel
+def apply_lower(f, lower, x, start, stop):
+    """L x = x in place for pivots start..stop-1; to later rows what these add is added"""
+    n, width = f.shape
+    f = f.reshape(-1)
+    for i in range(start, min(stop + lower, n)):
+        at, end = np.uint64(i * (width - 1) + lower), np.uint64(min(i, stop))
+        k = np.uint64(max(i - lower, start))
+        whole = end - (end - k) % FOUR
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        # The last ones were found last.
+        while k < whole:
+            a += f[at + k] * x[k]
+            b += f[at + k + ONE] * x[k + ONE]
+            c += f[at + k + TWO] * x[k + TWO]
+            d += f[at + k + THREE] * x[k + THREE]
+            k += FOUR
+        while k < end:
+            a += f[at + k] * x[k]
+            k += ONE
+        x[i] += (a + b) + (c + d)
+        if i < stop:
+            x[i] *= f[at + np.uint64(i)]
+
+
+@kernel
+def apply_upper(f, lower, x, start, stop):
+    """U x = x in place for pivots start..stop-1, later ones being found"""
+    n, width = f.shape
+    f = f.reshape(-1)
+    upper = width - PAD - lower - 1
+    for i in range(stop - 1, start - 1, -1):
+        at, end = np.uint64(i * (width - 1) + lower), np.uint64(i + 1)
+        k = np.uint64(min(i + 1 + upper, n))
+        whole = end + (k - end) % FOUR
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        while k > whole:
+            k -= FOUR
+            a += f[at + k] * x[k]
+            b += f[at + k + ONE] * x[k + ONE]
+            c += f[at + k + TWO] * x[k + TWO]
+            d += f[at + k + THREE] * x[k + THREE]
+        while k > end:
+            k -= ONE
+            a += f[at + k] * x[k]
+        x[i] += (a + b) + (c + d)
+
+
+@kernel
+def apply_upper_transposed(f, lower, x, start, stop):
+    """U^T x = x in place for pivots start..stop-1; to later rows what these add is added"""
+    n, width = f.shape
+    f = f.reshape(-1)
+    upper = width - PAD - lower - 1
+    for i in range(start, stop):
+        at = np.uint64(i * (width - 1) + lower)
+        for k in range(np.uint64(i + 1), np.uint64(min(i + 1 + upper, n))):
+            x[k] += f[at + k] * x[i]
+
+
+@kernel
+def apply_lower_transposed(f, lower, x, start, stop):
+    """L^T x = x in place for pivots start..stop-1, later ones being found"""
+    n, width = f.shape
+    f = f.reshape(-1)
+    for i in range(min(stop + lower, n) - 1, start - 1, -1):
+        at = np.uint64(i * (width - 1) + lower)
+        if i < stop:
+            x[i] *= f[at + np.uint64(i)]
+        for k in range(np.uint64(max(i - lower, start)), np.uint64(min(i, stop))):
+            x[k] += f[at + k] * x[i]

@@ -3,6 +3,10 @@
 import numpy as np
 
 from fastpg.kernels import kernel
+from fastpg.kernels.exponential import exponential
+
+# Rows at a time, which the processor's cache holds.
+ROWS = 128
 
 
 @kernel
@@ -12,16 +16,21 @@ def softmax(logits, out):
     Returns whether all rows are laws: none is where a logit is nan or +inf, or all are -inf.
     """
     S, A = logits.shape
-    laws = True
-    for s in range(S):
-        top = logits[s, 0]
-        for a in range(1, A):
-            top = max(top, logits[s, a])
-        total = 0.0
-        for a in range(A):
-            out[s, a] = np.exp(logits[s, a] - top)
-            total += out[s, a]
-        for a in range(A):
-            out[s, a] /= total
-        laws &= total >= 1.0
+    laws, power = True, np.empty((2, min(S, ROWS) * A))
+    for begin in range(0, S, ROWS):
+        end = min(begin + ROWS, S)
+        for s in range(begin, end):
+            top = logits[s, 0]
+            for a in range(1, A):
+                top = max(top, logits[s, a])
+            for a in range(A):
+                out[s, a] = logits[s, a] - top
+        exponential(power, out[begin:end].reshape((end - begin) * A))
+        for s in range(begin, end):
+            total = 0.0
+            for a in range(A):
+                total += out[s, a]
+            for a in range(A):
+                out[s, a] /= total
+            laws &= total >= 1.0
     return laws

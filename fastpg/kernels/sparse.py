@@ -13,26 +13,40 @@ BLOCK = 4096
 
 
 @kernel
-def induced_sparse_transition(data, indices, first, pi, place, out_data, out_indices, out_first):
-    """out[s,k] = sum_a pi(a|s) P(k|s,a) in CSR, k in the order met; place[k] = -1 says where k was put last."""
+def merge_successors(indices, first, pi, last, out, begin, place):
+    """out = the k with P(k|s,a) stored for an a with pi(a|s) > 0, those of state s from begin[s] on, in the order met
+
+    place[j] is where entry j of P has its k in `out`; last[k] = -1 says where k was put last.
+    """
     S, A = pi.shape
     n = 0
-    out_first[0] = 0
+    begin[0] = 0
     for s in range(S):
-        begin = n
+        start = n
+        for a in range(A):
+            if pi[s, a] != 0.0:
+                for j in range(first[s * A + a], first[s * A + a + 1]):
+                    k = indices[j]
+                    if last[k] < start:
+                        last[k] = n
+                        out[n] = k
+                        n += 1
+                    place[j] = last[k]
+        begin[s + 1] = n
+
+
+@kernel
+def merge_transitions(data, first, pi, place, begin, start, stop, out):
+    """out[place[j]] = sum_a pi(a|s) P(k|s,a) over the entries j of state s that lead to k, for s = start..stop-1"""
+    A = pi.shape[1]
+    for n in range(begin[start], begin[stop]):
+        out[n] = 0.0
+    for s in range(start, stop):
         for a in range(A):
             p = pi[s, a]
             if p != 0.0:
                 for j in range(first[s * A + a], first[s * A + a + 1]):
-                    k = indices[j]
-                    if place[k] < begin:
-                        place[k] = n
-                        out_indices[n] = k
-                        out_data[n] = p * data[j]
-                        n += 1
-                    else:
-                        out_data[place[k]] += p * data[j]
-        out_first[s + 1] = n
+                    out[np.uint64(place[j])] += p * data[j]
 
 
 @kernel
@@ -106,11 +120,17 @@ def longest_moves(indices, first, reach, out):
     """
     far = 0
     for s in range(first.size - 1):
+        low, high = s, s
         for j in range(first[s], first[s + 1]):
-            step = indices[j] - s
-            out[0, 0], out[0, 1] = max(out[0, 0], -step), max(out[0, 1], step)
-            if abs(step) <= reach:
-                out[1, 0], out[1, 1] = max(out[1, 0], -step), max(out[1, 1], step)
-            else:
-                far += 1
+            low, high = min(low, indices[j]), max(high, indices[j])
+        out[0, 0], out[0, 1] = max(out[0, 0], s - low), max(out[0, 1], high - s)
+        if s - low <= reach and high - s <= reach:
+            out[1, 0], out[1, 1] = max(out[1, 0], s - low), max(out[1, 1], high - s)
+        else:
+            for j in range(first[s], first[s + 1]):
+                step = indices[j] - s
+                if abs(step) <= reach:
+                    out[1, 0], out[1, 1] = max(out[1, 0], -step), max(out[1, 1], step)
+                else:
+                    far += 1
     return far

@@ -13,10 +13,10 @@ from fastpg.certificate.equations import power_of_two
 from fastpg.chain import in_units
 from fastpg.errors import InvalidArgument, SolveError
 from fastpg.model import MDP
+from fastpg.parallel import StopFlag, in_order
 from fastpg.policy import Policy
 from fastpg.rng import RNG, philox_key
 from fastpg.sampling.estimators import Estimator
-from fastpg.sampling.parallel import StopFlag, in_order
 from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.sampler import Earner

@@ -12,9 +12,9 @@ from fastpg.kernels import estimates as kernels
 from fastpg.kernels.evaluation import centred_on_support, fisher_blocks
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
+from fastpg.parallel import StopFlag, in_order
 from fastpg.policy import Policy, fitted
 from fastpg.rng import RNG, philox_key
-from fastpg.sampling.parallel import StopFlag, in_order
 from fastpg.sampling.tables import outcome_table, stopping
 from fastpg.validation import FloatArray, frozen, positive_count
 

@@ -14,9 +14,9 @@ from fastpg.chain import reached
 from fastpg.errors import InvalidArgument
 from fastpg.kernels import perturbation as kernels
 from fastpg.model import MDP
+from fastpg.parallel import StopFlag
 from fastpg.policy import Policy
 from fastpg.sampling.directions import Directions, EveryCoordinate, Gaussian
-from fastpg.sampling.parallel import StopFlag
 from fastpg.sampling.sampler import Average, Key, Sampler
 from fastpg.sampling.tables import Horizon, IntArray, OutcomeTable, discount_powers, outcome_table, stopping
 from fastpg.validation import FloatArray, frozen, real_between

@@ -12,9 +12,9 @@ from fastpg.evaluation import evaluate
 from fastpg.kernels import estimates as kernels
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
+from fastpg.parallel import StopFlag
 from fastpg.policy import Policy, fitted
 from fastpg.sampling.estimators import Estimator, Terms, along_of, behaviour_of, checked, origin, scoring
-from fastpg.sampling.parallel import StopFlag
 from fastpg.sampling.perturbation import PerturbedPlan, perturbed_plan, perturbing
 from fastpg.sampling.sampler import Average, Key, Sampler
 from fastpg.sampling.tables import (
@@ -234,7 +234,7 @@ def _in_units(terms: Terms) -> tuple[float, Terms]:
 def _covering(behaviour: Policy, policy: Policy, mdp: MDP) -> Policy:
     missing = (behaviour.probabilities == 0) & (policy.probabilities > 0) & ~mdp.terminal[:, None]
     if missing.any():
-        edges = sparse.csr_array(state_transition(mdp, policy))
+        edges = sparse.csr_array(state_transition(mdp, policy), copy=True)
         edges.eliminate_zeros()
         missing &= reached(edges, (mdp.start > 0) & ~mdp.terminal)[:, None]
     if missing.any():

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from fastpg.sampling.parallel import StopFlag
+from fastpg.parallel import StopFlag
 from fastpg.sampling.tables import IntArray
 from fastpg.validation import FloatArray
 

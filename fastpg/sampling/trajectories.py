@@ -8,9 +8,9 @@ import numpy.typing as npt
 from fastpg.chain import finite
 from fastpg.kernels import sampling as kernels
 from fastpg.model import MDP
+from fastpg.parallel import StopFlag, run
 from fastpg.policy import Policy, fitted
 from fastpg.rng import RNG, philox_key
-from fastpg.sampling.parallel import StopFlag, run
 from fastpg.sampling.tables import Horizon, IntArray, OutcomeTable, Stopping, outcome_table, stopping
 from fastpg.validation import FloatArray, frozen, positive_count
 

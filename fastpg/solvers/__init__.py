@@ -102,17 +102,16 @@ def choose(chain: Chain) -> Solver:
         return Substitution()
     if chain.discount_complement < HIDDEN and not small and (recurrent := recurrent_classes(chain)):
         return GainBias(fallback=Direct()) if recurrent == 1 and not chain.ended.any() else Components()
-    band, _, far = moves(chain.transition)
-    if not far:
+    if not chain.moves.far:
         return Banded()
     if small:
         return Direct().choose(chain)
     if classes is not None:
         return Components()
-    if far <= FEW:
+    if chain.moves.far <= FEW:
         return Krylov(products=FIRST_PRODUCTS, fallback=Direct(), preconditioner=Near())
     wandered = WANDERED / sqrt(max(chain.discount_complement, NEAR_ONE))
-    if min(chain.n_states / band.reach, wandered) > FIRST_PRODUCTS:
+    if min(chain.n_states / max(chain.moves.longest), wandered) > FIRST_PRODUCTS:
         return Direct().choose(chain)
     return Krylov(products=FIRST_PRODUCTS, fallback=Direct())
 
@@ -131,7 +130,7 @@ def _choose_dense(chain: Chain) -> Solver:
     return Krylov(tolerance=LU_LIKE, products=DENSE_PRODUCTS, fallback=slow)
 
 
-from fastpg.solvers.banded import Banded, Near, moves  # noqa: E402
+from fastpg.solvers.banded import Banded, Near  # noqa: E402
 from fastpg.solvers.bordered import Bordered  # noqa: E402
 from fastpg.solvers.components import Components  # noqa: E402
 from fastpg.solvers.differences import Estimate, KnowsDifferences, knows_differences  # noqa: E402

@@ -1,25 +1,27 @@
 """Elimination without subtraction (Grassmann, Taksar & Heyman) within a band."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument
 from fastpg.kernels import banded as kernels
-from fastpg.kernels.sparse import longest_moves
+from fastpg.parallel import spread
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import singular
 from fastpg.validation import FloatArray, frozen
 
-# A band of so many diagonals to either side is factorised at once: for w = 20 and 10^5 states that took 35 ms, as 40
-# products do, and no chain that moves so little mixes soon. To look for a narrower one took as long.
-LOCAL = 20
 # Factors of more bytes than this are refused.
 MEMORY = 2**31
+# The first state and the last.
+ENDS = (0, 1)
+
+# f, lower, x, start, stop: one of the triangular systems, in place.
+Substitution: TypeAlias = Callable[[FloatArray, int, FloatArray, int, int], None]
 
 
 class Band(NamedTuple):
@@ -51,14 +53,15 @@ class Banded:
 
     The states keep their order or take that of reverse Cuthill-McKee, whichever has the narrower band. As in GTH
     nothing is subtracted and P_pi(s,s) is not read: for b >= 0 each entry of the solution has a small relative error at
-    any discount. With moves of at most w in that order, time O(S w^2) and memory 16 S w bytes.
+    any discount. With moves of at most w in that order, time O(S w^2) and memory 16 S w bytes. Two threads share the
+    work, one from each end; the result is the same without.
 
     Source: Grassmann, Taksar & Heyman (1985), whose elimination fills in no more than the band; see `GTH`.
     """
 
     def factorise(self, chain: Chain) -> "BandedFactorisation":
         """Factorise I - discount P_pi, P_pi being the stored rows divided by their sums."""
-        band = narrowest(chain.rows)
+        band = narrowest(chain)
         if 8 * chain.n_states * band.width > MEMORY:
             raise InvalidArgument(
                 f"Banded takes factors of up to {MEMORY >> 20} MiB but a band of {band.lower} + {band.upper} diagonals "
@@ -77,39 +80,87 @@ class Near:
 
     def factorise(self, chain: Chain) -> "BandedFactorisation":
         """Factorise I - discount P_pi without the transitions out of the band."""
-        return _eliminated(chain, moves(chain.rows).near)
+        return _eliminated(chain, Band(None, *chain.moves.local))
+
+
+class Part(NamedTuple):
+    """Factors (n, lower + 1 + upper + PAD) from one end of the band on, and the states that only this part holds."""
+
+    factors: FloatArray
+    lower: int
+    own: int
 
 
 def _eliminated(chain: Chain, band: Band) -> "BandedFactorisation":
+    """Factors from both ends of the band until the states between them are no more than a move can cross."""
     P, S = chain.rows, chain.n_states
-    factors, leaving = np.zeros((S, band.width)), np.empty(S)
-    at = frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:]), _places(band.order, S)
-    kernels.fill_band(*at, chain.discount, chain.discount_complement, factors, band.lower, leaving)
-    if not kernels.eliminate_band(factors, band.lower, leaving) > 0:
+    between = min(max(band.reach, 1), S)
+    below = (S - between) // 2
+    order = np.arange(S, dtype=np.int32) if band.order is None else band.order.astype(np.int32)
+    at = frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:]), frozen(order), _places(band.order, S)
+    width = band.width + kernels.PAD
+    parts = (
+        Part(np.empty((S - below, width)), band.lower, S - below - between),
+        Part(np.empty((below + between, width)), band.upper, below),
+    )
+    leaving, least = [np.empty(len(part.factors)) for part in parts], [1.0, 1.0]
+    discount = chain.discount, chain.discount_complement
+
+    def eliminate(end: int) -> None:
+        (f, lower, own), begin, step = parts[end], end * (S - 1), 1 - 2 * end
+        held = own if end else len(f)
+        least[end] = kernels.eliminate_part(*at, begin, step, *discount, held, own, lower, f, leaving[end])
+
+    spread(eliminate, ENDS, S * band.width)
+    (f, lower, own), other = parts
+    kernels.meet(f, lower, leaving[0], other.factors, leaving[1], own)
+    if not min(*least, kernels.eliminate_band(f, lower, leaving[0], own, len(f))) > 0:
         raise singular(chain)
-    return BandedFactorisation(band, frozen(factors))
+    for part in parts:
+        frozen(part.factors)
+    return BandedFactorisation(band, parts)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BandedFactorisation:
-    """Factors (S, lower + 1 + upper) of I - discount P_pi in the order of the band; see `kernels.banded`."""
+    """Factors of I - discount P_pi in the order of the band, in two parts; see `kernels.banded`.
+
+    States are eliminated from both ends, each part by a thread of its own; what lies between is added up and eliminated
+    last, with the first part. For elimination without subtraction one order is as good as another.
+    """
 
     band: Band
-    factors: FloatArray
+    parts: tuple[Part, Part]
 
     def solve(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi) x = b; for b >= 0 each entry is right to a few S ulp of itself."""
-        return by_columns(lambda b: self._solve(b, transposed=False), b)
+        return by_columns(lambda b: self._solve(b, kernels.apply_lower, kernels.apply_upper), b)
 
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi)^T x = b; for b >= 0 each entry is right to a few S ulp of itself."""
-        return by_columns(lambda b: self._solve(b, transposed=True), b)
+        return by_columns(lambda b: self._solve(b, kernels.apply_upper_transposed, kernels.apply_lower_transposed), b)
 
-    def _solve(self, b: FloatArray, *, transposed: bool) -> FloatArray:
-        order = self.band.order
-        substitute = kernels.substitute_band_transposed if transposed else kernels.substitute_band
+    def _solve(self, b: FloatArray, first: Substitution, second: Substitution) -> FloatArray:
+        order, (top, bottom) = self.band.order, self.parts
         x = np.array(b, np.float64) if order is None else b[order]
-        substitute(self.factors, self.band.lower, x)
+        sides = x[: len(top.factors)], x[top.own :][::-1].copy()
+        between, mirrored = sides[0][top.own :], sides[1][bottom.own :][::-1]
+        mirrored[:] = 0.0
+
+        def substitute(kernel: Substitution) -> None:
+            def at(end: int) -> None:
+                part = self.parts[end]
+                kernel(part.factors, part.lower, sides[end], 0, part.own)
+
+            spread(at, ENDS, self.band.width * x.size)
+
+        substitute(first)
+        between += mirrored
+        for kernel in (first, second):
+            kernel(top.factors, top.lower, sides[0], top.own, len(top.factors))
+        mirrored[:] = between
+        substitute(second)
+        x[len(top.factors) :] = sides[1][: bottom.own][::-1]
         if order is None:
             return x
         solution = np.empty(x.shape)
@@ -117,28 +168,12 @@ class BandedFactorisation:
         return solution
 
 
-class Moves(NamedTuple):
-    """The bands of all transitions and of those within `LOCAL`, in the states' own order; the share of longer ones."""
-
-    band: Band
-    near: Band
-    far: float
-
-
-def moves(P: sparse.csr_array) -> Moves:
-    """How far the stored transitions lead."""
-    longest = np.zeros((2, 2), np.int64)
-    far = longest_moves(P.indices, P.indptr, LOCAL, longest)
-    own, near = (Band(None, int(lower), int(upper)) for lower, upper in longest)
-    return Moves(own, near, far / max(P.indices.size, 1))
-
-
-def narrowest(P: sparse.csr_array) -> Band:
+def narrowest(chain: Chain) -> Band:
     """The band of the states' own order if it is local, or else that of reverse Cuthill-McKee where it costs less."""
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-    own, _, far = moves(P)
-    if not far:
+    P, own = chain.rows, Band(None, *chain.moves.longest)
+    if not chain.moves.far:
         return own
     order = reverse_cuthill_mckee(P, symmetric_mode=False)
     place = _places(order, P.shape[0])

@@ -41,7 +41,7 @@ class Direct:
 
     def choose(self, chain: Chain) -> "Solver":
         """By width of the band and number of states."""
-        _, kl, ku = narrowest(chain.rows)
+        _, kl, ku = narrowest(chain)
         w = max(kl, ku)
         if w <= NARROW:
             return Banded()
