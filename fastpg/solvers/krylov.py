@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import frexp, isfinite, sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,7 @@ class Krylov:
     products: int = 10_000
     fallback: "Solver | None" = None
     preconditioner: "Solver | None" = None
+    method: ClassVar[str] = "BiCGSTAB"
 
     def __post_init__(self) -> None:
         real_between("tolerance", self.tolerance, 0.0, 1.0)
@@ -146,17 +147,18 @@ class KrylovFactorisation:
         if bound.relative <= max(WORTHLESS, self.solver.tolerance) and self._enough(bound):
             return x * unit
         if self.solver.fallback is None:
+            method = self.solver.method
             where = f"at 1 - discount = {self.chain.discount_complement:g} with {self.chain.n_states} states"
             if bound.residual == np.inf and self._can_end:
                 raise SolveError(
-                    f"BiCGSTAB found no bound on the time to the end {where}, and without one none on its error; use a "
+                    f"{method} found no bound on the time to the end {where}, and without one none on its error; use a "
                     "direct solver, or a smaller discount"
                 )
-            more = "give solvers.Krylov more products, or use a direct solver"
+            more = f"give solvers.{type(self.solver).__name__} more products, or use a direct solver"
             if bound.residual <= bound.rounding:
                 more = "the rest is lost to rounding; use solvers.GTH() where the chain is small enough"
             raise SolveError(
-                f"BiCGSTAB has an error of up to {bound.relative:.2g} of the solution's size after {products} products "
+                f"{method} has an error of up to {bound.relative:.2g} of the solution's size after {products} products "
                 f"{where}; {more}, or a smaller discount"
             )
         return self.direct.solve_transposed(b) if transposed else self.direct.solve(b)
@@ -223,7 +225,7 @@ class KrylovFactorisation:
                 t += self._best_constant(w)
                 if np.abs(w).max() < 0.5:
                     break
-                self._bicgstab(t, w, 0.2 / float(np.abs(w).max()), False, self.solver.products)
+                self._improve(t, w, 0.2 / float(np.abs(w).max()), False, self.solver.products)
             w = self.product(t) - self._roundings * (1.0 + 2.0 * np.abs(t).max())
             if (t > 0).all() and (w > 0).all():
                 return Majorant(frozen(t), frozen(w))
@@ -289,7 +291,7 @@ class KrylovFactorisation:
                 return *best, self.solver.products - left
             # The recursive residual drifts from the true one: aim a little lower than needed.
             need = 0.3 * aim / bound.residual
-            left = self._bicgstab(x, rho, need, transposed, left) - 1
+            left = self._improve(x, rho, need, transposed, left) - 1
             rho = b - self.product(x, transposed=transposed)
 
     def _first_guess(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, FloatArray]:
@@ -309,8 +311,26 @@ class KrylovFactorisation:
         due = begun == budget - 1 and quarter - 2 < left <= quarter
         return self.solver.fallback is not None and due and reduction > goal**0.125
 
+    def _deflated_product(self, y: FloatArray, transposed: bool) -> FloatArray:
+        """The image of y, of values without what a constant may take from it."""
+        y = self.product(y, transposed=transposed)
+        if not transposed:
+            self._best_constant(y)
+        return y
+
+    def _direction(self, r: FloatArray, transposed: bool) -> FloatArray:
+        """Where to search for what leaves the residual r."""
+        if self.nearby is None:
+            return r
+        return self.nearby.solve_transposed(r) if transposed else self.nearby.solve(r)
+
+    @staticmethod
+    def _norm(r: FloatArray, transposed: bool) -> float:
+        """What bounds of the error are in proportion to."""
+        return float(np.abs(r).sum() if transposed else np.abs(r).max())
+
     @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # a breakdown is looked for
-    def _bicgstab(self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int) -> int:
+    def _improve(self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int) -> int:
         """Improve x, of residual r, in place until the norm of r is `goal` times what it was; the products left.
 
         Returns 0 where there is no hope for the rest of them.
@@ -318,42 +338,28 @@ class KrylovFactorisation:
         finds it from the residual. For the transpose the first guess does that.
         """
 
-        def product(y: FloatArray) -> FloatArray:
-            y = self.product(y, transposed=transposed)
-            if not transposed:
-                self._best_constant(y)
-            return y
-
-        def direction(r: FloatArray) -> FloatArray:
-            if self.nearby is None:
-                return r
-            return self.nearby.solve_transposed(r) if transposed else self.nearby.solve(r)
-
-        def norm(r: FloatArray) -> float:
-            return float(np.abs(r).sum() if transposed else np.abs(r).max())
-
-        begun, first, least, waited = left, norm(r), np.inf, 0
+        begun, first, least, waited = left, self._norm(r, transposed), np.inf, 0
         shadow = np.random.default_rng(left).random(r.size) - 0.5
         p, v = np.zeros(r.size), np.zeros(r.size)
         rho, alpha, omega = 1.0, 1.0, 1.0
         while left >= CYCLE:
             last, rho = rho, dot(shadow, r)
             kernels.search_direction(r, rho / last * alpha / omega, omega, v, p)
-            along = direction(p)
-            v = product(along)
+            along = self._direction(p, transposed)
+            v = self._deflated_product(along, transposed)
             left -= 2
             alpha = rho / dot(shadow, v)
             if not isfinite(alpha):
                 break
             kernels.half_step(alpha, v, r)
-            q = direction(r)
-            t = product(q)
+            q = self._direction(r, transposed)
+            t = self._deflated_product(q, transposed)
             square = dot(t, t)
             omega = dot(t, r) / square if square else 0.0
             if not isfinite(omega):
                 omega = 0.0
             kernels.full_step(alpha, along, omega, q, t, x, r)
-            size, waited = norm(r) / first, waited + 2
+            size, waited = self._norm(r, transposed) / first, waited + 2
             if size <= max(goal, DRIFT * (begun - left)) or omega == 0.0:
                 break
             if size < least:
