@@ -11,7 +11,8 @@ from scipy import sparse
 from fastpg import MDP, InvalidArgument, SolveError, evaluate, uniform
 from fastpg.chain import induced_chain
 from fastpg.kernels import anderson as kernels
-from fastpg.solvers import GTH, LU, Krylov, Near, ValueIteration, value_iteration
+from fastpg.solvers import GTH, LU, Direct, Krylov, Near, ValueIteration, value_iteration
+from fastpg.solvers.value_iteration import ValueIterationFactorisation
 from fastpg.testing.models import as_dense
 from fastpg.testing.oracles import exact, rational_solve
 from fastpg.testing.strategies import mdp_and_policy
@@ -172,6 +173,15 @@ def test_a_fallback_takes_over(transposed):
     x = solution(factors, chain.reward, transposed)
     assert factors.fell_back
     np.testing.assert_array_equal(x, solution(GTH().factorise(chain), chain.reward, transposed))
+
+
+def test_it_is_the_last_resort_of_large_chains():
+    chain = nearly_decomposable(4000, 10, 1e-6, 1 - 1e-6)
+    assert Direct().choose(chain).fallback == ValueIteration()
+    factors = Krylov(products=50, fallback=ValueIteration()).factorise(chain)
+    x = factors.solve(chain.reward)
+    assert isinstance(factors.direct, ValueIterationFactorisation)
+    assert factors.certificate(chain.reward, x).relative < 1e-7
 
 
 @pytest.mark.parametrize("memory", [0, -1, 2.5, "2"])
