@@ -64,12 +64,10 @@ def test_what_fails_on_another_thread_is_raised():
 
 
 def test_a_thread_that_comes_too_late_is_not_waited_for():
-    busy, free = Event(), Event()
-    _kept(2).submit(lambda: (busy.set(), free.wait(10)))
-    _kept(2).submit(lambda: free.wait(10))
-    busy.wait(10)
-    done = []
+    free, done = Event(), []
+    busy = [_kept(2).submit(free.wait, 10) for _ in range(2)]
     share(done.append, [0, 1, 2], 2)
+    assert not any(other.done() for other in busy)
     free.set()
     assert done == [0, 1, 2]
 
