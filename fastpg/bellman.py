@@ -9,10 +9,10 @@ from fastpg.chain import finite, unsigned_rows
 from fastpg.errors import InvalidArgument, InvalidModel
 from fastpg.kernels import bellman as kernels
 from fastpg.model import MDP
-from fastpg.parallel import run
+from fastpg.parallel import share
 from fastpg.validation import FloatArray, float_array, frozen
 
-# States in a piece of work: a thread takes several, and few models are worth more than one.
+# States in a piece of work: a thread takes several, and few models are worth more than one thread.
 PIECE = 4096
 
 
@@ -34,7 +34,7 @@ def expected_next_value(mdp: MDP, value: npt.ArrayLike, *, threads: int | None =
     v = _value(mdp, value)
     out = np.zeros((mdp.n_states, mdp.n_actions))
     kernel = kernels.sparse_expected_next if mdp.is_sparse else kernels.expected_next
-    run(lambda piece, _: kernel(*_law(mdp), v, *piece, out), _pieces(mdp), threads)
+    share(lambda piece: kernel(*_law(mdp), v, *piece, out), _pieces(mdp), threads)
     return frozen(out)
 
 
@@ -54,7 +54,7 @@ def greedy(mdp: MDP, value: npt.ArrayLike, *, threads: int | None = None) -> Gre
     kernel = kernels.sparse_greedy if mdp.is_sparse else kernels.greedy
     available = frozen(mdp.available & ~mdp.terminal[:, None])
     given = (*_law(mdp), mdp.expected_reward, mdp.discount, available, v)
-    run(lambda piece, _: kernel(*given, *piece, out, best), _pieces(mdp), threads)
+    share(lambda piece: kernel(*given, *piece, out, best), _pieces(mdp), threads)
     return Greedy(frozen(finite("value", out, mdp)), frozen(best))
 
 

@@ -1,11 +1,15 @@
 """One-step operators against the definition, dense and sparse, on any number of threads."""
 
+import os
+from threading import Barrier, Event, current_thread, main_thread
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastpg import MDP, InvalidArgument, InvalidModel, SolveError, expected_next_value, greedy, problems
+from fastpg.parallel import _kept, share
 from fastpg.testing.models import dense_reward, dense_transition
 from fastpg.testing.strategies import mdps
 
@@ -32,12 +36,55 @@ def test_they_are_the_definition(data):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_threads_change_nothing(sparse):
-    mdp = problems.garnet(9000, 3, 4, rng=0, sparse=True) if sparse else problems.random_mdp(300, 4, rng=0)
+    mdp = problems.garnet(9000, 3, 4, rng=0, sparse=True) if sparse else problems.random_mdp(1500, 3, rng=0)
     value = np.random.default_rng(0).normal(size=mdp.n_states)
     for f in (lambda k: greedy(mdp, value, threads=k).value, lambda k: expected_next_value(mdp, value, threads=k)):
         np.testing.assert_array_equal(f(1), f(2))
     reference = (mdp.transition.reshape(-1, mdp.n_states) if not sparse else mdp.transition) @ value
     np.testing.assert_allclose(expected_next_value(mdp, value).ravel(), reference, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_work_is_shared_once(n):
+    done = []
+    share(done.append, range(200), n)
+    assert sorted(done) == list(range(200))
+
+
+def test_what_fails_on_another_thread_is_raised():
+    met = Barrier(2, timeout=10)
+
+    def work(piece):
+        met.wait()  # each thread has one
+        if current_thread() is not main_thread():
+            raise ZeroDivisionError(piece)
+
+    with pytest.raises(ZeroDivisionError):
+        share(work, [0, 1], 2)
+
+
+def test_a_thread_that_comes_too_late_is_not_waited_for():
+    free, done = Event(), []
+    busy = [_kept(2).submit(free.wait, 10) for _ in range(2)]
+    share(done.append, [0, 1, 2], 2)
+    assert not any(other.done() for other in busy)
+    free.set()
+    assert done == [0, 1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_has_threads_of_its_own():
+    share(lambda _: None, range(4), 2)
+    child = os.fork()
+    if not child:
+        try:
+            met = Barrier(2, timeout=10)
+            share(lambda _: met.wait(), range(2), 2)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_iterating_the_greedy_step_finds_the_optimal_return():

@@ -5,9 +5,11 @@ import inspect
 import numpy as np
 import pytest
 from numba import njit
+from numba.core.errors import TypingError
 
 from fastpg.kernels import evaluation, gth, horizon, policy
 from fastpg.kernels.prefetch import prefetch
+from fastpg.kernels.products import dot
 
 RNG = np.random.default_rng(0)
 S, A, T = 3, 4, 5
@@ -152,3 +154,33 @@ def test_asking_for_memory_changes_nothing(shape, order):
             assert np.array_equal(double_of(array, i), 2 * x[i])
             assert np.array_equal(double_of.py_func(array, i), 2 * x[i])
     assert all("@llvm.prefetch" in code for code in double_of.inspect_llvm().values())
+
+
+@njit
+def product_of(x, y):
+    """x . y"""
+    return dot(x, y)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 31, 32, 33, 39, 40, 64, 71, 200])
+def test_a_product_is_the_sum_of_all_products(n):
+    """Of whole numbers every sum is exact, in any order; each power of two shows whether its place was counted once."""
+    x, y = RNG.integers(-1000, 1000, (2, n)).astype(float)
+    assert product_of(x, y) == product_of(frozen(x), frozen(y)) == product_of.py_func(x, y) == sum(x * y)
+    for first in range(0, n, 40):
+        bits = np.zeros(n)
+        bits[first : first + 40] = 2.0 ** np.arange(min(40, n - first))
+        assert product_of(bits, np.ones(n)) == product_of(np.ones(n), bits) == bits.sum()
+
+
+def test_a_product_passes_on_what_is_not_finite():
+    for place in (0, 33, 44):
+        x = np.ones(45)
+        x[place] = np.nan
+        assert np.isnan(product_of(x, np.ones(45)))
+    assert product_of(np.full(9, 1e308), np.full(9, 10.0)) == np.inf
+
+
+def test_products_of_every_second_number_are_refused():
+    with pytest.raises(TypingError):
+        product_of(np.ones(8)[::2], np.ones(4))

@@ -245,7 +245,7 @@ def test_a_solution_that_rounding_makes_worthless_is_refused():
 
 def test_a_time_to_the_end_that_is_not_verified_bounds_nothing(monkeypatch):
     chain = chain_of([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 0.0]], 1.0)
-    monkeypatch.setattr(KrylovFactorisation, "_bicgstab", lambda *_: 0)
+    monkeypatch.setattr(KrylovFactorisation, "_improve", lambda *_: 0)
     for transposed in SIDES:
         bound = Krylov().factorise(chain).certificate(np.ones(3), np.ones(3), transposed=transposed)
         assert bound.total == np.inf

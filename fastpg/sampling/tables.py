@@ -16,9 +16,9 @@ from fastpg.kernels.outcomes import by_pair, count_outcomes, list_outcomes
 from fastpg.kernels.sampling import HALF
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
+from fastpg.parallel import run
 from fastpg.policy import Policy
 from fastpg.sampling.duration import require_short
-from fastpg.sampling.parallel import run
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
 
 IntArray = npt.NDArray[np.int64]

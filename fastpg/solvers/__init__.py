@@ -142,6 +142,7 @@ from fastpg.solvers.lu import LU  # noqa: E402
 from fastpg.solvers.single import SingleLU  # noqa: E402
 from fastpg.solvers.sparse_lu import SparseLU  # noqa: E402
 from fastpg.solvers.substitution import CLASS, Substitution, communicating_classes, compressed, recurrent_classes  # noqa: E402
+from fastpg.solvers.value_iteration import ValueIteration  # noqa: E402
 
 __all__ = [
     "GTH",
@@ -160,6 +161,7 @@ __all__ = [
     "Solver",
     "SparseLU",
     "Substitution",
+    "ValueIteration",
     "choose",
     "knows_differences",
 ]

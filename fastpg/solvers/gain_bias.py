@@ -130,8 +130,8 @@ def _nearby(chain: Chain) -> "Iterator[Factorisation]":
         other = replace(chain, discount=1.0 - complement, discount_complement=complement)
         solver = take(other)
         if isinstance(solver, Krylov):
-            if solver.fallback is None:
-                continue
+            if solver.fallback is None or isinstance(solver.fallback, Krylov):
+                continue  # iterations are what failed before
             # A residual that proves this much is far smaller, and corrections are repeated anyway.
             solver = replace(solver, tolerance=COARSE)
         yield solver.factorise(other)

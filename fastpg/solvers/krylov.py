@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import frexp, isfinite, sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -13,7 +13,7 @@ from fastpg.kernels import krylov as kernels
 from fastpg.lazy import cached_property
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import require_float_discount
-from fastpg.solvers.rows import Each, Rows, alone, together
+from fastpg.solvers.rows import Rows
 from fastpg.solvers.series import series
 from fastpg.validation import FloatArray, frozen, positive_integer, real_between, require_solver
 
@@ -69,6 +69,7 @@ class Krylov:
     products: int = 10_000
     fallback: "Solver | None" = None
     preconditioner: "Solver | None" = None
+    method: ClassVar[str] = "BiCGSTAB"
 
     def __post_init__(self) -> None:
         real_between("tolerance", self.tolerance, 0.0, 1.0)
@@ -152,17 +153,18 @@ class KrylovFactorisation:
         if bound.relative <= max(WORTHLESS, self.solver.tolerance) and self._enough(bound):
             return x * unit
         if self.solver.fallback is None:
+            method = self.solver.method
             where = f"at 1 - discount = {self.chain.discount_complement:g} with {self.chain.n_states} states"
             if bound.residual == np.inf and self._can_end:
                 raise SolveError(
-                    f"BiCGSTAB found no bound on the time to the end {where}, and without one none on its error; use a "
+                    f"{method} found no bound on the time to the end {where}, and without one none on its error; use a "
                     "direct solver, or a smaller discount"
                 )
-            more = "give solvers.Krylov more products, or use a direct solver"
+            more = f"give solvers.{type(self.solver).__name__} more products, or use a direct solver"
             if bound.residual <= bound.rounding:
                 more = "the rest is lost to rounding; use solvers.GTH() where the chain is small enough"
             raise SolveError(
-                f"BiCGSTAB has an error of up to {bound.relative:.2g} of the solution's size after {products} products "
+                f"{method} has an error of up to {bound.relative:.2g} of the solution's size after {products} products "
                 f"{where}; {more}, or a smaller discount"
             )
         return self.direct.solve_transposed(b) if transposed else self.direct.solve(b)
@@ -181,13 +183,13 @@ class KrylovFactorisation:
         roundings = self._roundings(transposed) / UNIT
         return max(self.solver.tolerance * bound.size, bound.rounding * (8.0 + sqrt(roundings)) / (8.0 + roundings))
 
-    def product(self, x: FloatArray, *, transposed: bool = False, each: Each = alone) -> FloatArray:
+    def product(self, x: FloatArray, *, transposed: bool = False) -> FloatArray:
         """(I - discount P_pi) x or its transpose."""
         chain, P = self.chain, self.chain.transition
         if sparse.issparse(P):
             if transposed:
                 return self._rows.resolvent_product_transposed(chain.discount, x)
-            return self._rows.resolvent_product(chain.discount, x, each)
+            return self._rows.resolvent_product(chain.discount, x)
         return x - chain.discount * ((P.T if transposed else P) @ x)
 
     @cached_property
@@ -217,7 +219,7 @@ class KrylovFactorisation:
                 t += self._best_constant(w)
                 if np.abs(w).max() < 0.5:
                     break
-                self._bicgstab(t, w, 0.2 / float(np.abs(w).max()), False, self.solver.products)
+                self._improve(t, w, 0.2 / float(np.abs(w).max()), False, self.solver.products)
             w = self.product(t) - self._roundings(False) * (1.0 + 2.0 * np.abs(t).max())
             if (t > 0).all() and (w > 0).all():
                 return Majorant(frozen(t), frozen(w))
@@ -268,35 +270,34 @@ class KrylovFactorisation:
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _iterate(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, Bound, int]:
         """The best x with its bound and the products it took: BiCGSTAB from the last true residual until it holds."""
-        with together(self._rows.data.size if self.chain.is_sparse else 0) as each:
-            x, rho = self._first_guess(b, transposed)
-            left, unlucky = self.solver.products - 1, 0
-            mixes = self.chain.is_sparse and self.solver.preconditioner is None and b.size > FEW_STATES
-            best: tuple[FloatArray, Bound] | None = None
-            while True:
-                shift = 0.0 if transposed else self._best_constant(rho)
-                x += shift
-                bound = self._bound(b, x, rho, transposed, shift)
-                stuck = best is not None and not bound.residual < 0.5 * best[1].residual
-                unlucky += stuck and not mixes
-                mixes = mixes and not stuck
-                if best is None or bound.residual < best[1].residual:
-                    best = x.copy(), bound
-                aim = self._aim(bound, transposed)
-                if bound.residual <= aim or left < CYCLE or unlucky == UNLUCKY:
-                    return *best, self.solver.products - left
-                # The recursive residual drifts from the true one: aim a little lower than needed.
-                need = 0.3 * aim / bound.residual
-                if mixes:
-                    given = self._rows, self.chain.discount, rho, need, transposed, not self._can_end
-                    correction, products, mixes = series(*given, left - 1, each)
-                    left -= products
-                if mixes:
-                    x += correction
-                else:
-                    left = self._bicgstab(x, rho, need, transposed, left, each)
-                left -= 1
-                rho = b - self.product(x, transposed=transposed, each=each)
+        x, rho = self._first_guess(b, transposed)
+        left, unlucky = self.solver.products - 1, 0
+        mixes = self.chain.is_sparse and self.solver.preconditioner is None and b.size > FEW_STATES
+        best: tuple[FloatArray, Bound] | None = None
+        while True:
+            shift = 0.0 if transposed else self._best_constant(rho)
+            x += shift
+            bound = self._bound(b, x, rho, transposed, shift)
+            stuck = best is not None and not bound.residual < 0.5 * best[1].residual
+            unlucky += stuck and not mixes
+            mixes = mixes and not stuck
+            if best is None or bound.residual < best[1].residual:
+                best = x.copy(), bound
+            aim = self._aim(bound, transposed)
+            if bound.residual <= aim or left < CYCLE or unlucky == UNLUCKY:
+                return *best, self.solver.products - left
+            # The recursive residual drifts from the true one: aim a little lower than needed.
+            need = 0.3 * aim / bound.residual
+            if mixes:
+                given = self._rows, self.chain.discount, rho, need, transposed, not self._can_end
+                correction, products, mixes = series(*given, left - 1)
+                left -= products
+            if mixes:
+                x += correction
+            else:
+                left = self._improve(x, rho, need, transposed, left)
+            left -= 1
+            rho = b - self.product(x, transposed=transposed)
 
     def _first_guess(self, b: FloatArray, transposed: bool) -> tuple[FloatArray, FloatArray]:
         """x and its residual: 0, or for the transpose b / (1 - discount) where the process cannot end.
@@ -315,10 +316,26 @@ class KrylovFactorisation:
         due = begun > quarter and budget // 4 <= begun - left < budget // 4 + 2
         return self.solver.fallback is not None and due and reduction > goal**0.125
 
+    def _deflated_product(self, y: FloatArray, transposed: bool) -> FloatArray:
+        """The image of y, of values without what a constant may take from it."""
+        y = self.product(y, transposed=transposed)
+        if not transposed:
+            self._best_constant(y)
+        return y
+
+    def _direction(self, r: FloatArray, transposed: bool) -> FloatArray:
+        """Where to search for what leaves the residual r."""
+        if self.nearby is None:
+            return r
+        return self.nearby.solve_transposed(r) if transposed else self.nearby.solve(r)
+
+    @staticmethod
+    def _norm(r: FloatArray, transposed: bool) -> float:
+        """What bounds of the error are in proportion to."""
+        return float(np.abs(r).sum() if transposed else np.abs(r).max())
+
     @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # a breakdown is looked for
-    def _bicgstab(
-        self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int, each: Each = alone
-    ) -> int:
+    def _improve(self, x: FloatArray, r: FloatArray, goal: float, transposed: bool, left: int) -> int:
         """Improve x, of residual r, in place until the norm of r is `goal` times what it was; the products left.
 
         Returns 0 where there is no hope for the rest of them.
@@ -326,42 +343,28 @@ class KrylovFactorisation:
         finds it from the residual. For the transpose the first guess does that.
         """
 
-        def product(y: FloatArray) -> FloatArray:
-            y = self.product(y, transposed=transposed, each=each)
-            if not transposed:
-                self._best_constant(y)
-            return y
-
-        def direction(r: FloatArray) -> FloatArray:
-            if self.nearby is None:
-                return r
-            return self.nearby.solve_transposed(r) if transposed else self.nearby.solve(r)
-
-        def norm(r: FloatArray) -> float:
-            return float(np.abs(r).sum() if transposed else np.abs(r).max())
-
-        begun, first, least, waited = left, norm(r), np.inf, 0
+        begun, first, least, waited = left, self._norm(r, transposed), np.inf, 0
         shadow = np.random.default_rng(left).random(r.size) - 0.5
         p, v = np.zeros(r.size), np.zeros(r.size)
         rho, alpha, omega = 1.0, 1.0, 1.0
         while left >= CYCLE:
             last, rho = rho, dot(shadow, r)
             kernels.search_direction(r, rho / last * alpha / omega, omega, v, p)
-            along = direction(p)
-            v = product(along)
+            along = self._direction(p, transposed)
+            v = self._deflated_product(along, transposed)
             left -= 2
             alpha = rho / dot(shadow, v)
             if not isfinite(alpha):
                 break
             kernels.half_step(alpha, v, r)
-            q = direction(r)
-            t = product(q)
+            q = self._direction(r, transposed)
+            t = self._deflated_product(q, transposed)
             square = dot(t, t)
             omega = dot(t, r) / square if square else 0.0
             if not isfinite(omega):
                 omega = 0.0
             kernels.full_step(alpha, along, omega, q, t, x, r)
-            size, waited = norm(r) / first, waited + 2
+            size, waited = self._norm(r, transposed) / first, waited + 2
             if size <= max(goal, DRIFT * (begun - left)) or omega == 0.0:
                 break
             if size < least:

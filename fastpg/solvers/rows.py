@@ -1,52 +1,24 @@
 """P_pi as compressed rows, for products that threads share: nothing depends on how many there are."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from fastpg.chain import Unsigned, unsigned_rows
 from fastpg.kernels import sparse as kernels
 from fastpg.lazy import cached_property
+from fastpg.parallel import WORTH, spread
 from fastpg.validation import FloatArray, frozen
 
-Unsigned: TypeAlias = npt.NDArray[np.unsignedinteger]
 Singles: TypeAlias = npt.NDArray[np.float32]
 Piece: TypeAlias = tuple[int, int]
-Each: TypeAlias = Callable[[Callable[[Piece], None], Sequence[Piece]], None]
 
-# Threads take products with so many transitions: one of 200,000 takes 0.1 ms, and to hand it out 0.03.
-WORTH = 200_000
 # Pieces of a product; more than threads, where one of them may have to wait for its core.
 PIECES = 4
-
-
-def alone(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
-    """`work` on one piece after the other."""
-    for piece in pieces:
-        work(piece)
-
-
-@contextmanager
-def together(entries: int) -> Iterator[Each]:
-    """What does work on pieces by all cores where so many entries are worth it, and else is `alone`."""
-    threads = numba.config.NUMBA_NUM_THREADS
-    if threads == 1 or entries < WORTH:
-        yield alone
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="fastpg") as pool:
-
-        def each(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
-            for done in [pool.submit(work, piece) for piece in pieces]:
-                done.result()
-
-        yield each
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,8 +35,7 @@ class Rows:
     @classmethod
     def of(cls, P: sparse.csr_array) -> "Rows":
         """Those of a CSR array, which are not copied."""
-        unsigned = np.uint64 if P.indices.itemsize == 8 else np.uint32
-        return cls(frozen(P.data[:]), frozen(P.indices.view(unsigned)), frozen(P.indptr.view(unsigned)))
+        return cls(*unsigned_rows(P))
 
     @property
     def n_states(self) -> int:
@@ -104,10 +75,12 @@ class Rows:
         """What kernels take."""
         return self.data, self.indices, self.first
 
-    def resolvent_product(self, discount: float, x: FloatArray, each: Each = alone) -> FloatArray:
+    def resolvent_product(self, discount: float, x: FloatArray) -> FloatArray:
         """x - discount P x."""
         y, x = np.empty(x.size), frozen(x[:])
-        each(lambda piece: kernels.resolvent_product(*self.arrays, discount, x, *piece, y), self.pieces)
+        spread(
+            lambda piece: kernels.resolvent_product(*self.arrays, discount, x, *piece, y), self.pieces, self.data.size
+        )
         return y
 
     def resolvent_product_transposed(self, discount: float, x: FloatArray) -> FloatArray:

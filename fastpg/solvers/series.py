@@ -6,7 +6,8 @@ import numpy as np
 
 from fastpg.kernels import krylov as kernels
 from fastpg.kernels.sparse import BLOCK
-from fastpg.solvers.rows import Each, Piece, Rows, Singles
+from fastpg.parallel import spread
+from fastpg.solvers.rows import Piece, Rows, Singles
 from fastpg.validation import FloatArray, frozen
 
 # What float32 leaves of a residual.
@@ -40,7 +41,7 @@ class Terms:
         self.sums = np.empty((-(-S // BLOCK), 2))
         self.flows = np.empty((len(rows.pieces) if transposed else 0, S), np.float32)
 
-    def advance(self, each: Each) -> float:
+    def advance(self) -> float:
         """Add the last term to the sum and compute the one after; the sum of absolute values of that."""
         (_, indices, first), pieces, given = self.rows.arrays, self.rows.pieces, frozen(self.last[:])
         P = self.rows.single, indices, first, self.discount
@@ -55,7 +56,7 @@ class Terms:
             kernels.next_term_transposed(self.flows, given, *piece, self.after, self.total, self.sums)
 
         for work in (scatter, collect) if self.transposed else (gather,):
-            each(work, pieces)
+            spread(work, pieces, given.size if work is collect else self.rows.data.size)
         self.last, self.after = self.after, self.last
         of_all, size = self.sums.sum(axis=0).tolist()
         self.mean = of_all / self.last.size if self.centred else 0.0
@@ -63,7 +64,7 @@ class Terms:
 
 
 def series(
-    rows: Rows, discount: float, rho: FloatArray, goal: float, transposed: bool, endless: bool, most: int, each: Each
+    rows: Rows, discount: float, rho: FloatArray, goal: float, transposed: bool, endless: bool, most: int
 ) -> Series:
     """What to add to x, whose residual is rho, until `goal` times that is left or `most` products are used.
 
@@ -78,7 +79,7 @@ def series(
     shrinks, converges = 1.0, True
     # The last term is added without a product, so that one is left out.
     while converges and sizes[-1] * shrinks > max(goal, SINGLE) * sizes[0] and len(sizes) <= most:
-        sizes.append(terms.advance(each))
+        sizes.append(terms.advance())
         shrinks = sizes[-1] / sizes[-2] if sizes[-2] else 0.0
         converges = len(sizes) <= TERMS or sizes[-1] <= SHRINKS**2 * sizes[-3]
     correction = (terms.total.astype(np.float64) + terms.last - terms.mean) * unit
