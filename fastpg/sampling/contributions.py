@@ -202,7 +202,7 @@ class _Process:
     def limit(self, steps: int) -> FloatArray:
         """The moments of what follows where the process stops by itself, after at most so many steps.
 
-        Where there is no end, what a step adds in every state the next one adds again, times a factor, and so on
+        What a step adds in every state the next one adds again, times a factor, and so on, where no state is terminal
         (MacQueen 1966): a chain that mixes is at its limit as soon as it has.
         """
         made, h = self.made, self.nothing_to_go
@@ -215,7 +215,7 @@ class _Process:
             j = int(moving[0])
             factor = made.survival * made.decay**j
             low, high = float(change[:, j].min()), float(change[:, j].max())
-            if made.mdp.never_ends and factor < 1 and low * high > 0:
+            if factor < 1 and low * high > 0:
                 following = following.copy()
                 following[0, :, j] += min(low, high, key=abs) * factor / (1.0 - factor)
             h = frozen(following)
