@@ -83,13 +83,13 @@ def crosscheck(
     if given is None and (n is None or rng is None):
         raise InvalidArgument("crosscheck needs n and rng, or a sample")
     n = positive_count("n", n if given is None else given.n)
-    if not 0.0 < real_between("false_alarm", false_alarm, 0.0, 1.0) < 1.0:
-        raise InvalidArgument(f"false_alarm must lie between 0 and 1 but is {false_alarm!r}")
+    _require_level(false_alarm)
     if against not in ("gradient", "mean", "infinite"):
         raise InvalidArgument(f"against must be 'gradient', 'mean' or 'infinite' but is {against!r}")
     if horizon is None:
         raise InvalidArgument("horizon must be a positive number of steps or 'geometric' but is None")
-    if until_decided is not None and not (isinstance(until_decided, int | float) and until_decided > 0):
+    number = isinstance(until_decided, int | float | np.number) and not isinstance(until_decided, bool)
+    if until_decided is not None and not (number and until_decided > 0):
         raise InvalidArgument(f"until_decided must be a positive share of the gradient but is {until_decided!r}")
     endless = isinstance(horizon, str) or against == "infinite"
     evaluation = evaluate(mdp, policy) if endless else evaluate(mdp, policy, horizon=cast("int", horizon))
@@ -161,6 +161,7 @@ def detectable_bias(
     0.0131
     """
     n = positive_count("n", n)
+    _require_level(false_alarm)
     moments = estimator_moments(evaluate(mdp, policy, horizon=1), estimator, horizon=horizon, n=n)
     if not _affordable(moments):
         raise InvalidArgument(f"the exact covariance of {moments.entries} entries is too large to form in some seconds")
@@ -190,6 +191,12 @@ def holm(checks: Sequence[CrossCheck], false_alarm: float) -> list[CrossCheck]:
         if out[i].verdict == "disagrees" and left > 1:
             left -= 1
     return out
+
+
+def _require_level(false_alarm: float) -> None:
+    """InvalidArgument where a rate of false alarms is none."""
+    if not 0.0 < real_between("false_alarm", false_alarm, 0.0, 1.0) < 1.0:
+        raise InvalidArgument(f"false_alarm must lie between 0 and 1 but is {false_alarm!r}")
 
 
 def _given(sample: npt.ArrayLike | GradientEstimate, mdp: MDP, estimator: Estimator) -> GradientEstimate:

@@ -12,11 +12,12 @@ from fastpg.validation import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
     from fastpg.crosscheck import CrossCheck
     from fastpg.documents import Case, Exact, Line
 
+VARIANCE = "variance of one sample, in reward²"
 SHARES = np.linspace(0.0, 1.5, 16)
 TRACES = np.linspace(0.0, 1.0, 11)
 
@@ -24,8 +25,11 @@ TRACES = np.linspace(0.0, 1.0, 11)
 def draw_variance(case: "Case", evaluation: "Exact", lines: "Sequence[Line]") -> "Figure":
     """Exact and sampled covariance of the first line, z-scores of all, variance against baseline and trace."""
     figure = _figure(12.0, 8.0)
-    (exact, sampled, scores), (baselines, traces, costs) = figure.subplots(2, 3)
-    _covariances(figure, exact, sampled, lines[0])
+    # Rows by themselves: the names beside the bars take no room from the panel above them.
+    above, below = figure.subfigures(2, 1)
+    exact, sampled, scores = above.subplots(1, 3)
+    baselines, traces, costs = below.subplots(1, 3)
+    _covariances(above, exact, sampled, lines[0])
     _scores(scores, lines)
     horizon = lines[0].check.horizon
     value = np.nan_to_num(evaluation.value if evaluation.value.ndim == 1 else evaluation.value[-1])
@@ -38,7 +42,7 @@ def draw_variance(case: "Case", evaluation: "Exact", lines: "Sequence[Line]") ->
     return figure
 
 
-def _covariances(figure: "Figure", exact: "Axes", sampled: "Axes", line: "Line") -> None:
+def _covariances(figure: "SubFigure", exact: "Axes", sampled: "Axes", line: "Line") -> None:
     """Correlation-like: both covariances divided by the exact standard deviations."""
     from matplotlib.ticker import MaxNLocator
 
@@ -83,7 +87,8 @@ def _scores(panel: "Axes", lines: "Sequence[Line]") -> None:
     panel.set_title("z-scores of all lines", fontsize=TITLE)
     exact = [line.check.covariance_in_units is not None for line in lines]
     kind = "exact" if all(exact) else "exact or sampled" if any(exact) else "sampled"
-    panel.set_xlabel(f"(sampled - exact) / {kind} standard error", fontsize=LABEL)
+    panel.set_xlabel(f"(sampled - exact)\n/ {kind} standard error", fontsize=LABEL)
+    panel.set_ylabel("density", fontsize=LABEL)
     panel.legend(fontsize=TICK, frameon=False)
     panel.tick_params(labelsize=TICK)
 
@@ -94,7 +99,8 @@ def _curve(panel: "Axes", x: FloatArray, variance: list[float], label: str, titl
     panel.plot(x[best], variance[best], "o", color=RED, label=f"least: {variance[best]:.3g} at {x[best]:.2g}")
     panel.set_title(f"{title}: exact variance", fontsize=TITLE)
     panel.set_xlabel(label, fontsize=LABEL)
-    panel.set_ylim(bottom=0.0)
+    panel.set_ylabel(VARIANCE, fontsize=LABEL)
+    panel.set_ylim(0.0, 1.08 * max(variance) or 1.0)
     panel.legend(fontsize=TICK, frameon=False)
     panel.tick_params(labelsize=TICK)
 
@@ -119,6 +125,7 @@ def _costs(panel: "Axes", lines: "Sequence[Line]") -> None:
         panel.set_xlim(left=10.0 ** (np.ceil(np.log10(found.min())) - 1))
     else:
         panel.locator_params(axis="x", nbins=5)
-    panel.set_title("variance of one sample", fontsize=TITLE, pad=24)
+    panel.set_xlabel(VARIANCE, fontsize=LABEL)
+    panel.set_title("variance of all lines", fontsize=TITLE, pad=24)
     panel.legend(fontsize=TICK, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     panel.tick_params(labelsize=TICK)

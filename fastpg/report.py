@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -173,12 +174,16 @@ def variance_text(lines: Sequence[Line], skipped: Mapping[Horizon, Sequence[str]
         for line in lines
     ]
     notes = [
-        "variance: of the estimate of one sample, summed over the entries. A sample is a trajectory, or all those that",
-        "  a perturbation of the policy takes.",
+        "variance: of the estimate of one sample, summed over the entries, in units of reward squared. A sample is",
+        "  a trajectory, or all those that a perturbation of the policy takes. -: not known exactly.",
         "variance x seconds: the seconds of sampling to a mean of variance 1; less is better.",
     ]
     notes += [
-        f"Not checked with T = {horizon}, for they are unbiased for the infinite horizon only: {', '.join(names)}."
+        fill(
+            f"Not checked with T = {horizon}, for they are unbiased for the infinite horizon only: {', '.join(names)}.",
+            width=110,
+            subsequent_indent="  ",
+        )
         for horizon, names in skipped.items()
     ]
     return "\n".join([_table(headers, rows), "", *notes])

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastpg import MDP, BatchAverage, RewardToGo, SoftmaxPolicy, TotalReturn, estimate_gradient, evaluate, problems
+from fastpg.sampling import contributions
 from fastpg.sampling.contributions import _reversed_orbit, expected_contributions
+from fastpg.sampling.plan import plan
 from fastpg.testing.estimates import ratios
 from fastpg.testing.oracles import enumerate_trajectories
 from fastpg.testing.strategies import mdp_and_policy, mdps, softmax_policies
@@ -104,13 +106,14 @@ def test_a_rare_reward_counts_its_arrivals(horizon, estimator):
     assert np.allclose(found.distinct, found.total, rtol=1e-12)
 
 
-def test_a_geometric_horizon_is_the_limit_of_its_truncations():
+@pytest.mark.parametrize("kind", [RewardToGo, TotalReturn])
+def test_a_geometric_horizon_is_the_limit_of_its_truncations(kind):
     # Undiscounted steps that go on with probability gamma are those of a model that ends with probability 1 - gamma.
     rng = np.random.default_rng(0)
     gamma, S, A = 0.8, 3, 2
     P, R = rng.dirichlet(np.ones(S), size=(S, A)), rng.normal(size=(S, A, S))
     policy = SoftmaxPolicy.random(MDP(P, R, gamma), rng=1)
-    found = expected_contributions(MDP(P, R, gamma), policy, RewardToGo(0.2), n=1000, horizon="geometric")
+    found = expected_contributions(MDP(P, R, gamma), policy, kind(0.2), n=1000, horizon="geometric")
     # Each transition pays and then either goes on or ends; the end has a state of its own for each successor.
     ended = np.zeros((2 * S, A, 2 * S))
     ended[:S, :, :S], ended[:S, :, S:] = gamma * P, (1 - gamma) * P
@@ -119,10 +122,37 @@ def test_a_geometric_horizon_is_the_limit_of_its_truncations():
     twin = MDP(ended, pays, 1.0, np.r_[np.full(S, 1 / S), np.zeros(S)], terminal=np.arange(2 * S) >= S)
     logits = np.r_[policy.logits, np.zeros((S, A))]
     baseline = np.full(2 * S, 0.2)
-    limit = expected_contributions(twin, SoftmaxPolicy(logits), RewardToGo(baseline), n=1000, horizon=200)
-    # A geometric time is followed until one in a million goes on.
-    assert np.allclose(found.total, limit.total[:S], rtol=1e-3)
-    assert np.allclose(found.distinct, limit.distinct[:S], rtol=1e-3)
+    limit = expected_contributions(twin, SoftmaxPolicy(logits), kind(baseline), n=1000, horizon=200)
+    assert np.allclose(found.second, limit.second[:S], rtol=1e-11, atol=0)
+    assert np.allclose(found.total, limit.total[:S], rtol=1e-11, atol=0)
+    assert np.allclose(found.distinct, limit.distinct[:S], rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("discount", [0.9, 0.999])
+@pytest.mark.parametrize("horizon", [5, "geometric"])
+@pytest.mark.parametrize("estimator", [RewardToGo(0.2), TotalReturn()])
+def test_threads_share_the_states_without_a_trace(estimator, horizon, discount, monkeypatch):
+    mdp = problems.garnet(30, 2, 3, rng=0, sparse=True, discount=discount)
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    one = expected_contributions(mdp, policy, estimator, n=1000, horizon=horizon)
+    monkeypatch.setattr(contributions, "MANY", 1)
+    two = expected_contributions(mdp, policy, estimator, n=1000, horizon=horizon)
+    for x, y in zip(one[1:5], two[1:5], strict=True):
+        assert np.array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("mdp", "steps"), [(problems.garnet(30, 2, 3, rng=0, discount=0.999), 300), (problems.frozen_lake(), 5000)]
+)
+def test_a_chain_that_mixes_is_at_its_limit_in_a_few_steps(mdp, steps):
+    # By repeated steps alone the moments of the first would take 35 / 0.001 of them; the second ends.
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    process = contributions._Process.of(plan(mdp, policy, RewardToGo(), "geometric"))
+    h = process.limit(steps)
+    assert np.allclose(h[0, :, 0], 1.0, rtol=1e-12, atol=0)
+    ev = evaluate(mdp, policy)
+    assert np.allclose(process.made.unit * process.scale * h[0, :, 1], ev.value, rtol=1e-12, atol=0)
+    assert np.allclose(process.backward(h), h, rtol=1e-13, atol=0)
 
 
 def test_a_sample_shows_what_was_expected():

@@ -21,9 +21,11 @@ from fastpg import (
     SolveError,
     TotalReturn,
     crosscheck,
+    detectable_bias,
     evaluate,
     problems,
     rollout,
+    uniform,
 )
 from fastpg.sampling import estimate_gradient
 from fastpg.sampling.faults import MissingDiscount
@@ -312,15 +314,14 @@ def test_a_sparse_model_larger_than_the_pools_is_judged_through_them(monkeypatch
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(InvalidArgument, match=r"false_alarm must be a number in \[0, 1\] but is 2"):
-        crosscheck(LAKE, UNIFORM, RewardToGo(), n=10, horizon=5, rng=0, false_alarm=2)
-    with pytest.raises(InvalidArgument, match="false_alarm must lie between 0 and 1 but is 0"):
-        crosscheck(LAKE, UNIFORM, RewardToGo(), n=10, horizon=5, rng=0, false_alarm=0)
+    for check in (lambda *x, **options: crosscheck(*x, rng=0, **options), detectable_bias):
+        for level, rule in ((2, r"be a number in \[0, 1\] but is 2"), (0, "lie between 0 and 1 but is 0")):
+            with pytest.raises(InvalidArgument, match=f"false_alarm must {rule}"):
+                check(LAKE, UNIFORM, RewardToGo(), n=10, horizon=5, false_alarm=level)
     with pytest.raises(InvalidArgument, match="n must be a positive integer but is 0"):
         crosscheck(LAKE, UNIFORM, RewardToGo(), n=0, horizon=5, rng=0)
     with pytest.raises(SolveError, match="recurrent class"):
-        crosscheck(problems.chain().discounted(1.0), SoftmaxPolicy.uniform(problems.chain()), RewardToGo(), n=9,
-                   horizon="geometric", rng=0)  # fmt: skip
+        crosscheck(c := problems.chain().discounted(1.0), uniform(c), RewardToGo(), n=9, horizon="geometric", rng=0)
 
 
 def own_sample(mdp, policy, *, n, horizon, rng, discounted=True):

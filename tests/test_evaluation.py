@@ -9,15 +9,12 @@ from hypothesis import strategies as st
 
 from fastpg import (
     MDP,
-    DirectPolicy,
     Evaluation,
     FiniteHorizonEvaluation,
     InvalidArgument,
     InvalidModel,
     SoftmaxPolicy,
-    SolveError,
     evaluate,
-    finite_horizon,
     policy_gradient,
     problems,
     uniform,
@@ -213,47 +210,6 @@ def test_quantities_are_read_only_and_kept(case):
             assert getattr(ev, name) is quantity
             assert isinstance(quantity, float) or not quantity.flags.writeable
         assert not policy_gradient(ev).flags.writeable
-
-
-@pytest.mark.parametrize(
-    "policy", [SoftmaxPolicy([[0.0, 0.0]]), DirectPolicy([[1.0, 0.0]]), DirectPolicy([[0.5, 0.5]])]
-)
-@pytest.mark.parametrize("horizon", [None, 3])
-@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
-def test_what_float64_cannot_hold_is_an_error_and_never_inf_or_nan(discount, horizon, policy):
-    paid = [[1.7e308, -1.7e308]]
-    mdp = MDP([[[1.0], [1.0]]], paid, discount)
-    if discount == 1 and horizon is None:
-        mdp = MDP([[[0.0, 1.0]] * 2, [[0.0, 0.0]] * 2], [*paid, [0, 0]], 1.0, 0, terminal=[False, True])
-        policy = type(policy)(np.repeat(policy.parameters, 2, axis=0))
-    for name in ("value", "action_value", "advantage", "logit_gradient", "probability_gradient"):
-        try:
-            found = getattr(evaluate(mdp, policy, horizon=horizon), name)
-        except SolveError as error:
-            assert "overflows float64 at discount" in str(error)  # noqa: PT017
-        else:
-            assert np.isfinite(found).all(), name
-    if policy.probabilities[0, 0] == 0.5:  # the mean is 0, each advantage a float although their difference is none
-        advantage = evaluate(mdp, policy, horizon=horizon).advantage
-        assert (advantage if horizon is None else advantage[1])[0].tolist() == paid[0]
-        return
-    with pytest.raises(SolveError, match=r"(value|advantage)\[[0-3, ]+\] overflows"):
-        _ = evaluate(mdp, policy, horizon=horizon).advantage
-
-
-def test_overflow_of_an_action_value_with_steps_to_go_is_placed(monkeypatch):
-    monkeypatch.setattr(finite_horizon, "SLICE", 1)
-    mdp = MDP([[[1.0], [1.0]]], [[1e307, 1.7e308]], 1.0)
-    ev = evaluate(mdp, DirectPolicy([[1.0, 0.0]]), horizon=5)
-    with pytest.raises(SolveError, match=r"action_value\[2, 0, 1\] overflows"):
-        _ = ev.probability_gradient
-
-
-@pytest.mark.parametrize("storage", [as_dense, as_sparse])
-def test_a_value_that_overflows_is_an_error(storage):
-    mdp = storage(MDP([[[1.0]]], [1e308], 0.99))
-    with pytest.raises(SolveError, match=r"value\[0\] overflows float64 at discount 0\.99 with rewards up to 1e\+308"):
-        evaluate(mdp, uniform(mdp))
 
 
 @pytest.mark.parametrize("horizon", [0, -1, 1.5, True, "3", np.inf])

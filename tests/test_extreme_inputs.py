@@ -11,6 +11,7 @@ from test_certificate import EXTREMES
 from fastpg import (
     GAE,
     MDP,
+    DirectPolicy,
     InfiniteVariance,
     PlugIn,
     RewardToGo,
@@ -20,6 +21,7 @@ from fastpg import (
     estimate_gradient,
     estimator_moments,
     evaluate,
+    finite_horizon,
     fisher_information,
     natural_gradient,
     normalised_step,
@@ -28,9 +30,10 @@ from fastpg import (
     rollout,
     sample_evaluation,
     sample_returns,
+    uniform,
 )
 from fastpg.exact import evaluate_exactly
-from fastpg.testing.models import as_sparse
+from fastpg.testing.models import as_dense, as_sparse
 
 cases = pytest.mark.parametrize("name", EXTREMES)
 storages = pytest.mark.parametrize("storage", [lambda mdp: mdp, as_sparse], ids=["dense", "sparse"])
@@ -163,3 +166,44 @@ def test_a_line_of_100_000_states(discount):
     assert not policy_gradient(short)[T:].any()
     assert short.error.gradient.max() <= 1e-15
     assert short.error.certain_signs[:T].all()
+
+
+@pytest.mark.parametrize(
+    "policy", [SoftmaxPolicy([[0.0, 0.0]]), DirectPolicy([[1.0, 0.0]]), DirectPolicy([[0.5, 0.5]])]
+)
+@pytest.mark.parametrize("horizon", [None, 3])
+@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
+def test_what_float64_cannot_hold_is_an_error_and_never_inf_or_nan(discount, horizon, policy):
+    paid = [[1.7e308, -1.7e308]]
+    mdp = MDP([[[1.0], [1.0]]], paid, discount)
+    if discount == 1 and horizon is None:
+        mdp = MDP([[[0.0, 1.0]] * 2, [[0.0, 0.0]] * 2], [*paid, [0, 0]], 1.0, 0, terminal=[False, True])
+        policy = type(policy)(np.repeat(policy.parameters, 2, axis=0))
+    for name in ("value", "action_value", "advantage", "logit_gradient", "probability_gradient"):
+        try:
+            found = getattr(evaluate(mdp, policy, horizon=horizon), name)
+        except SolveError as error:
+            assert "overflows float64 at discount" in str(error)  # noqa: PT017
+        else:
+            assert np.isfinite(found).all(), name
+    if policy.probabilities[0, 0] == 0.5:  # the mean is 0, each advantage a float although their difference is none
+        advantage = evaluate(mdp, policy, horizon=horizon).advantage
+        assert (advantage if horizon is None else advantage[1])[0].tolist() == paid[0]
+        return
+    with pytest.raises(SolveError, match=r"(value|advantage)\[[0-3, ]+\] overflows"):
+        _ = evaluate(mdp, policy, horizon=horizon).advantage
+
+
+def test_overflow_of_an_action_value_with_steps_to_go_is_placed(monkeypatch):
+    monkeypatch.setattr(finite_horizon, "SLICE", 1)
+    mdp = MDP([[[1.0], [1.0]]], [[1e307, 1.7e308]], 1.0)
+    ev = evaluate(mdp, DirectPolicy([[1.0, 0.0]]), horizon=5)
+    with pytest.raises(SolveError, match=r"action_value\[2, 0, 1\] overflows"):
+        _ = ev.probability_gradient
+
+
+@pytest.mark.parametrize("storage", [as_dense, as_sparse])
+def test_a_value_that_overflows_is_an_error(storage):
+    mdp = storage(MDP([[[1.0]]], [1e308], 0.99))
+    with pytest.raises(SolveError, match=r"value\[0\] overflows float64 at discount 0\.99 with rewards up to 1e\+308"):
+        evaluate(mdp, uniform(mdp))

@@ -148,6 +148,8 @@ def test_what_has_no_baseline_is_told():
 
     with pytest.raises(InvalidArgument, match="Own has no baseline"):
         optimal_baseline(ev, Own())
+    with pytest.raises(InvalidArgument, match=r"estimator must be an object such as RewardToGo\(\) but is"):
+        optimal_baseline(ev, RewardToGo)
     with pytest.raises(InvalidArgument, match="by must be"):
         optimal_baseline(ev, RewardToGo(), by="action")
 

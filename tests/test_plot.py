@@ -152,10 +152,10 @@ def variances_drawn(names, horizons, tmp_path, n=20_000):
 
 
 def test_bars_of_variances_show_their_ratios(tmp_path):
-    near = axes_titled(variances_drawn("RewardToGo,RewardToGo - V", ["geometric", 100], tmp_path), "one sample")
+    near = axes_titled(variances_drawn("RewardToGo,RewardToGo - V", ["geometric", 100], tmp_path), "variance of all")
     assert near.get_xscale() == "linear"
     assert near.get_xlim()[0] == 0
-    far = axes_titled(variances_drawn("RewardToGo,PlugIn Q - V", ["geometric"], tmp_path), "one sample")
+    far = axes_titled(variances_drawn("RewardToGo,PlugIn Q - V", ["geometric"], tmp_path), "variance of all")
     assert far.get_xscale() == "log"
     least = min(bar.get_width() for bar in far.patches)
     assert least / 10 <= far.get_xlim()[0] < least

@@ -90,9 +90,14 @@ class FiniteHorizonErrorBounds:
         return self._steps.value_correction(rho, bound)
 
     def _float_gains(self, k: slice) -> Twofold:
-        """r + discount P V_{k-1} - V_k (K, S, A) of the floats."""
-        V = self._value
-        return self._steps.gains(V[k.start - 1 : k.stop - 1], V[k])
+        """r + discount P V_{k-1} - V_k (K, S, A) of the floats, kept where one slice holds them all."""
+        if k == slice(1, len(self._value)):
+            return self._all_float_gains
+        return self._steps.gains(self._value[k.start - 1 : k.stop - 1], self._value[k])
+
+    @cached_property
+    def _all_float_gains(self) -> Twofold:
+        return self._steps.gains(self._value[:-1], self._value[1:])
 
     def _gains(self, k: slice) -> Twofold:
         """r + discount P V_{k-1} - (the float V_k) (K, S, A), of the exact V_{k-1}."""

@@ -11,7 +11,7 @@ from fastpg.errors import InvalidArgument
 from fastpg.evaluation import Evaluation
 from fastpg.finite_horizon import FiniteHorizonEvaluation
 from fastpg.moments.estimator_moments import EstimatorMoments, estimator_moments
-from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.estimators import Estimator, checked
 from fastpg.sampling.faults import Fault
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray, frozen
@@ -47,6 +47,7 @@ def optimal_baseline(
     """
     if by not in ("state", "constant"):
         raise InvalidArgument(f"by must be 'state' or 'constant' but is {by!r}")
+    checked(estimator)
     if not is_dataclass(estimator) or not hasattr(estimator, "baseline") or isinstance(estimator, Fault):
         raise InvalidArgument(f"{type(estimator).__name__} has no baseline to choose; use an estimator that has one")
 

@@ -1,6 +1,8 @@
 """On how many trajectories does each entry of a sampled gradient rest? Known from the model, before any is sampled."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise, repeat
 from math import isqrt
 from typing import NamedTuple
 
@@ -13,8 +15,9 @@ from fastpg.model import MDP
 from fastpg.policy import Policy
 from fastpg.sampling.coupled import coupled_moments
 from fastpg.sampling.estimators import Estimator
+from fastpg.sampling.parallel import run
 from fastpg.sampling.perturbation import PerturbedPlan
-from fastpg.sampling.plan import plan
+from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray, frozen
 
@@ -22,6 +25,10 @@ from fastpg.validation import FloatArray, frozen
 TAIL = 1e-20
 # Longer ones are followed for so many steps: what comes later adds contributions, so that fewer are claimed.
 MOST_STEPS = 20_000
+# A moment that a step changes by no more than this share of the largest is at its limit.
+STILL = 2 * float(np.finfo(np.float64).eps)
+# Threads share the states of a step, in so many pieces, where there are many: it takes some milliseconds.
+MANY, PIECES = 4096, 8
 # A second moment is known to about 1e-15 of a squared return, so smaller changes cannot be told from none.
 ROUNDING = 1e-7
 
@@ -65,65 +72,163 @@ def expected_contributions(
     made = plan(mdp, policy, estimator, horizon)
     if isinstance(made, PerturbedPlan):
         return _of_returns(made, n)
-    rule, table, terms, survival, decay = made.stopping, made.table, made.terms, made.survival, made.decay
-    # Fourth powers of rewards overflow before rewards do; the ratio does not depend on their scale.
-    scale = max(float(np.abs(x).max(initial=0.0)) for x in (terms.credit, terms.signal, terms.baseline)) or 1.0
-    credit, signal = frozen(terms.credit / scale), frozen(terms.signal / scale)
-    joint = (table.offset, table.successor)
-    ratio = frozen(np.append(made.ratio, np.ones(table.reward.size - made.ratio.size)))
-    pi = made.policy.probabilities
-    past = np.zeros((5 if made.ratios.size else 1, 5 if terms.whole else 1, pi.shape[0]))
-    past[:, 0] = made.start
+    process = _Process.of(made)
+    laws = _laws(mdp, made.sampled, made.start, made.stopping.horizon, made.survival)
+    found = process.visited_alike(laws) if process.alike else process.visited_in_turn(sum(1 for _ in laws()))
+    first, second, fourth, noise = found.first, found.second, found.fourth, found.noise
+    second, fourth = second + found.spread[0] * first**2, fourth + found.spread[1] * first**4
+    varies = second > ROUNDING**2 * noise
+    second, fourth, distinct = (frozen(np.where(varies, x, 0.0)) for x in (second, fourth, n * found.distinct))
+    resolution = made.unit * process.scale * (ROUNDING * np.sqrt(noise) + ROUNDING**2 * found.size)
+    return Contributions(n, second, fourth, distinct, frozen(resolution))
 
-    def backward(h: FloatArray, c: FloatArray = credit, factor: float = decay) -> FloatArray:
-        out = np.empty(h.shape)
-        kernels.return_moments(*joint, table.probability, ratio, c, factor, survival, h, out)
+
+class _Visits(NamedTuple):
+    """Sums over steps of what visits add, each (S, A): means, central moments 2 and 4, largest second moments; and the
+    largest second^2 / fourth of a step, the size of a return, and how products of ratios spread.
+    """
+
+    first: FloatArray
+    second: FloatArray
+    fourth: FloatArray
+    noise: FloatArray
+    distinct: FloatArray
+    size: float
+    spread: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Process:
+    """The steps of a plan and what they are worth, in units of `scale` times those of the plan."""
+
+    made: Plan
+    scale: float
+    ratio: FloatArray
+    credit: FloatArray
+    signal: FloatArray
+
+    @classmethod
+    def of(cls, made: Plan) -> "_Process":
+        """Fourth powers of rewards overflow before rewards do; the ratio does not depend on their scale."""
+        terms, size = made.terms, made.table.reward.size
+        scale = max(float(np.abs(x).max(initial=0.0)) for x in (terms.credit, terms.signal, terms.baseline)) or 1.0
+        ratio = frozen(np.append(made.ratio, np.ones(size - made.ratio.size)))
+        return cls(made, scale, ratio, frozen(terms.credit / scale), frozen(terms.signal / scale))
+
+    @property
+    def steady(self) -> bool:
+        """Whether what follows a step has the same law at each of them, and moments that are sure to exist."""
+        return self.made.geometric and not self.made.ratios.size
+
+    @property
+    def alike(self) -> bool:
+        """Whether what a visit adds has the same law at each step."""
+        return self.steady and not self.made.terms.whole and bool((self.made.stopping.discounts == 1).all())
+
+    @property
+    def nothing_to_go(self) -> FloatArray:
+        """The moments of what follows the last step."""
+        out = np.zeros((5 if self.made.joint else 1, self.made.mdp.n_states, 5))
+        out[:] = (self.made.last / self.scale)[:, None] ** np.arange(5)
         return frozen(out)
 
-    nothing_to_go = np.zeros((5 if made.joint else 1, 5, pi.shape[0]))
-    nothing_to_go[:] = (made.last / scale) ** np.arange(5)[:, None]
-    steps = _steps(mdp, made.sampled, made.start, rule.horizon, survival)
-    baseline = terms.baseline / scale
-    if terms.income is not None:
-        earned = frozen(np.zeros(nothing_to_go.shape) + np.eye(5)[0][:, None])
+    def backward(self, h: FloatArray, income: FloatArray | None = None) -> FloatArray:
+        """The moments of what follows with one more step to go, or those of an `income`."""
+        made, table, out = self.made, self.made.table, np.empty(h.shape)
+        c, decay = (self.credit, made.decay) if income is None else (income, made.discount)
+        law = (table.offset, table.successor, table.probability, self.ratio, c, decay, made.survival, h, out)
+        _for_states(made.mdp.n_states, lambda begin, end: kernels.return_moments(begin, end, *law))
+        return frozen(out)
+
+    def visit(self, past: FloatArray, h: FloatArray, baseline: FloatArray, discount: float) -> FloatArray:
+        """What a step adds: see `kernels.visit_moments`."""
+        made, table = self.made, self.made.table
+        out = np.empty((5, *made.policy.probabilities.shape))
+        law = (table.offset, table.successor, table.action, table.probability, self.ratio, made.policy.probabilities)
+        worth = (self.signal, frozen(baseline), made.decay, made.survival, discount, frozen(past), h, out)
+        _for_states(made.mdp.n_states, lambda begin, end: kernels.visit_moments(begin, end, *law, *worth))
+        return out
+
+    def baseline(self, steps: int) -> FloatArray:
+        """What is taken from the worth of a step; of an average of the sample its mean."""
+        made, baseline = self.made, self.made.terms.baseline / self.scale
+        if made.terms.income is None:
+            return baseline
+        income = frozen(made.terms.income / self.scale)
+        earned = frozen(np.zeros(self.nothing_to_go.shape) + np.eye(5)[0])
         for _ in range(steps):
-            earned = backward(earned, frozen(terms.income / scale), made.discount)
-        baseline = baseline + made.start @ earned[min(1, len(earned) - 1), 1]
-    first, second, fourth, noise, distinct = np.zeros((5, *pi.shape))
-    size, spread = 1.0, (0.0, 0.0)
-    for t, h in enumerate(_reversed_orbit(backward, frozen(nothing_to_go), steps)):
-        discount = float(rule.discounts[min(t, rule.discounts.size - 1)])
-        b = frozen(baseline if terms.whole else discount * baseline)
-        now = np.zeros((4, *pi.shape))
-        kernels.visit_moments(
-            *joint,
-            table.action,
-            table.probability,
-            ratio,
-            pi,
-            signal,
-            b,
-            decay,
-            survival,
-            discount,
-            frozen(past),
-            h,
-            *now,
-        )
-        first, second, fourth, noise = first + now[0], second + now[1], fourth + now[2], noise + now[3]
-        distinct = np.maximum(distinct, _ratio(n, now[1], now[2]))
-        size = max(size, float(np.sqrt(h[-1, 2].max())))
-        if t == 0 and made.normalised:
-            spread = _spread(backward(h)[:, 0] @ made.start)
-        following = np.empty(past.shape)
-        kernels.past_moments(*joint, table.probability, ratio, credit, discount, survival, past, following)
-        past = following
-    second, fourth = second + spread[0] * first**2, fourth + spread[1] * first**4
-    varies = second > ROUNDING**2 * noise
-    second, fourth, distinct = (frozen(np.where(varies, moment, 0.0)) for moment in (second, fourth, distinct))
-    return Contributions(
-        n, second, fourth, distinct, frozen(made.unit * scale * (ROUNDING * np.sqrt(noise) + ROUNDING**2 * size))
-    )
+            earned = self.backward(earned, income)
+        return np.asarray(baseline + made.start @ earned[min(1, len(earned) - 1), :, 1])
+
+    def visited_in_turn(self, steps: int) -> _Visits:
+        """Step by step, each with its own past and so many steps to go."""
+        made, table, rule = self.made, self.made.table, self.made.stopping
+        shape, whole = made.policy.probabilities.shape, made.terms.whole
+        past = np.zeros((5 if made.ratios.size else 1, shape[0], 5 if whole else 1))
+        past[:, :, 0] = made.start
+        baseline = self.baseline(steps)
+        first, second, fourth, noise, distinct = np.zeros((5, *shape))
+        size, spread = 1.0, (0.0, 0.0)
+        orbit = _reversed_orbit(self.backward, self.nothing_to_go, steps)
+        if self.steady:
+            orbit = repeat(self.limit(steps), steps)
+        for t, h in enumerate(orbit):
+            discount = float(rule.discounts[min(t, rule.discounts.size - 1)])
+            now = self.visit(past, h, baseline if whole else discount * baseline, discount)
+            first, second, fourth, noise = first + now[0], second + now[1], fourth + now[3], noise + now[4]
+            distinct = np.maximum(distinct, _ratio(1, now[1], now[3]))
+            size = max(size, float(np.sqrt(h[-1, :, 2].max())))
+            if t == 0 and made.normalised:
+                spread = _spread(self.backward(h)[:, :, 0] @ made.start)
+            following, law = np.empty(past.shape), (table.offset, table.successor, table.probability)
+            kernels.past_moments(*law, self.ratio, self.credit, discount, made.survival, frozen(past), following)
+            past = following
+        return _Visits(first, second, fourth, noise, distinct, size, spread)
+
+    def visited_alike(self, laws: Callable[[], Iterator[FloatArray]]) -> _Visits:
+        """All steps at once, where a visit always adds the same: by how often each state is visited."""
+        made, averaged = self.made, self.made.averages
+        h = self.limit(MOST_STEPS)
+        baseline = self.baseline(sum(1 for _ in laws()) if averaged else 0)
+        visit = frozen(self.visit(np.ones((1, made.mdp.n_states, 1)), h, baseline, 1.0))
+        second, fourth, distinct = np.zeros((3, *made.policy.probabilities.shape))
+        visits = np.zeros(made.mdp.n_states)
+        for law in laws():
+            kernels.add_visits(frozen(law), visit, second, fourth, distinct)
+            visits += law
+        first, noise = visits[:, None] * visit[0], visits[:, None] * visit[4]
+        return _Visits(first, second, fourth, noise, distinct, max(1.0, float(np.sqrt(h[-1, :, 2].max()))), (0.0, 0.0))
+
+    def limit(self, steps: int) -> FloatArray:
+        """The moments of what follows where the process stops by itself, after at most so many steps.
+
+        What a step adds in every state the next one adds again, times a factor, and so on, where no state is terminal
+        (MacQueen 1966): a chain that mixes is at its limit as soon as it has.
+        """
+        made, h = self.made, self.nothing_to_go
+        for _ in range(steps):
+            following = self.backward(h)
+            change = (following - h)[0]
+            moving = np.flatnonzero(np.abs(change).max(axis=0) > STILL * np.abs(following[0]).max(axis=0))
+            if not moving.size:
+                return following
+            j = int(moving[0])
+            factor = made.survival * made.decay**j
+            low, high = float(change[:, j].min()), float(change[:, j].max())
+            if factor < 1 and low * high > 0:
+                following = following.copy()
+                following[0, :, j] += min(low, high, key=abs) * factor / (1.0 - factor)
+            h = frozen(following)
+        return h
+
+
+def _for_states(count: int, work: Callable[[int, int], None]) -> None:
+    """`work(begin, end)` for all of `count` states, where they are many on all cores."""
+    if count < MANY:
+        work(0, count)
+        return
+    edges = np.linspace(0, count, PIECES + 1).astype(int)
+    run(lambda piece, _: work(*piece), list(pairwise(edges.tolist())))
 
 
 def _of_returns(made: PerturbedPlan, n: int) -> Contributions:
@@ -156,15 +261,14 @@ def _raw_return_moments(made: PerturbedPlan) -> FloatArray:
     if not isinstance(horizon, int):
         discount, survival, horizon = 1.0, mdp.discount, MOST_STEPS
     ratio, reward = frozen(np.ones(table.reward.size)), frozen(table.reward / made.unit)
-    h = np.zeros((1, 5, mdp.n_states))
-    h[0, 0] = 1.0
-    for _ in range(_steps(mdp, made.policy, mdp.start, horizon, survival)):
+    h = np.zeros((1, mdp.n_states, 5))
+    h[0, :, 0] = 1.0
+    law = (table.offset, table.successor, table.probability, ratio, reward, discount, survival)
+    for _ in _laws(mdp, made.policy, mdp.start, horizon, survival)():
         following = np.empty(h.shape)
-        kernels.return_moments(
-            table.offset, table.successor, table.probability, ratio, reward, discount, survival, frozen(h), following
-        )
+        kernels.return_moments(0, mdp.n_states, *law, frozen(h), following)
         h = following
-    return np.asarray(h[0] @ mdp.start)
+    return np.asarray(mdp.start @ h[0])
 
 
 def _spread(raw: FloatArray) -> tuple[float, float]:
@@ -177,15 +281,21 @@ def _ratio(n: int, second: FloatArray, fourth: FloatArray) -> FloatArray:
     return np.divide(n * second**2, fourth, out=np.zeros(second.shape), where=fourth > 0)
 
 
-def _steps(mdp: MDP, policy: Policy, start: FloatArray, horizon: int, survival: float) -> int:
-    """The step, at most `horizon`, after which fewer than TAIL of the trajectories go on."""
+def _laws(
+    mdp: MDP, policy: Policy, start: FloatArray, horizon: int, survival: float
+) -> Callable[[], Iterator[FloatArray]]:
+    """Where each step is taken from, (S,), until fewer than TAIL of the trajectories go on: at most `horizon` steps."""
     P = survival * sparse.csr_array(state_transition(mdp, policy)).T.tocsr()
-    law = np.where(mdp.terminal, 0.0, start)
-    t = 0
-    while t < min(horizon, MOST_STEPS) and law.sum() > TAIL:
-        law = np.where(mdp.terminal, 0.0, P @ law)
-        t += 1
-    return t
+
+    def laws() -> Iterator[FloatArray]:
+        law = np.where(mdp.terminal, 0.0, start)
+        for _ in range(min(horizon, MOST_STEPS)):
+            if not law.sum() > TAIL:
+                return
+            yield law
+            law = np.where(mdp.terminal, 0.0, P @ law)
+
+    return laws
 
 
 def _reversed_orbit(step: Callable[[FloatArray], FloatArray], x: FloatArray, count: int) -> Iterator[FloatArray]:

@@ -138,6 +138,18 @@ class RewardToGo(_WithBaseline):
     (S,) is the value of the state in which a fixed horizon cuts the process: with the exact V, and baseline or not,
     what is cut off changes the mean only by later scores. With a `behaviour` policy each reward is weighted by the
     ratios up to its step (weights="per-decision"), or all of X by those of the trajectory, as in `TotalReturn`.
+
+    Dividing by the mean ratio need not help:
+
+    >>> from fastpg import SoftmaxPolicy, estimator_moments, evaluate, problems
+    >>> small = problems.random_mdp(5, 3, rng=0)
+    >>> ev, sampled = evaluate(small, SoftmaxPolicy.random(small, rng=0), horizon=10), SoftmaxPolicy.uniform(small)
+    >>> for weights in ("trajectory", "self-normalised", "per-decision"):
+    ...     print(weights, round(estimator_moments(ev, RewardToGo(behaviour=sampled, weights=weights)).trace))
+    trajectory 433
+    self-normalised 440
+    per-decision 117
+
     Source: Sutton et al. (1999); Baxter & Bartlett (2001); Precup, Sutton & Singh (2000) for the weights.
     """
 

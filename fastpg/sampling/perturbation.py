@@ -73,6 +73,15 @@ class FiniteDifference:
     >>> moments.gradient[0], moments.mean[0].round(6)
     (array([ 0.25, -0.25]), array([ 0.249792, -0.249792]))
 
+    So is the price of doing without scores: on this lake `RewardToGo()` has a trace of 0.119, from one episode.
+
+    >>> lake = problems.frozen_lake("4x4")
+    >>> ev = evaluate(lake, SoftmaxPolicy.uniform(lake))
+    >>> for estimator in (FiniteDifference(0.1), FiniteDifference(0.1, common=True)):          # 88 episodes each
+    ...     print(round(estimator_moments(ev, estimator, horizon="geometric").trace, 4))
+    26.8477
+    0.5522
+
     Source: Glasserman & Yao (1992) for common random numbers.
     """
 
@@ -94,7 +103,9 @@ class EvolutionStrategy:
 
     of the law `directions`: `Gaussian()`, `Rademacher()` (simultaneous perturbation) or `Coordinate()`. Without
     `antithetic` X = G(theta + scale u) u / (scale E u_f^2) from one episode. The mean is the gradient of a smoothed
-    return, and differs from that of the return itself by O(scale^2).
+    return, and differs from that of the return itself by O(scale^2). Every free logit has a component of u, visited or
+    not, that a return other than 0 multiplies: a sample takes time proportional to their number, and its steps.
+    Moments of `Gaussian()`, and of signs for more than 16 logits, are not enumerated: NoExactMoments.
 
     >>> from fastpg import SoftmaxPolicy, directions, estimator_moments, evaluate, problems
     >>> mdp = problems.bandit([1.0, 0.0])

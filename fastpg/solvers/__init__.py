@@ -87,10 +87,10 @@ def choose(chain: Chain) -> Solver:
     then has a relative error of at most a few S eps / (1 - discount), however small it is beside others (GTH: S eps).
     Krylov is right in norm; which signs of a gradient that leaves open, `Evaluation.error` says.
 
-    The relative error of LU grows like eps / (1 - discount): 6e-11 was seen at 1e-6, 2e-3 at 1e-14. GTH has none of
-    it and is dense, so that larger sparse chains have other solvers and are checked (see `Evaluation`). Where the
-    discount is 1.0 in floats and its complement is not 0, LU, SparseLU and Krylov do not read the complement: beside
-    the chance to end it is one rounding, and where the process need not end they refuse.
+    GTH keeps its digits at any discount and is dense, so that larger sparse chains near 1 have other solvers and are
+    checked (see `Evaluation`). Where the discount is 1.0 in floats and its complement is not 0, LU, SparseLU and Krylov
+    do not read the complement: beside the chance to end it is one rounding, and where the process need not end they
+    refuse.
     """
     small = chain.n_states <= SMALL
     if chain.discount_complement < NEAR_ONE and (small or not chain.is_sparse):

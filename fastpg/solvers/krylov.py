@@ -61,6 +61,9 @@ class Krylov:
     A `preconditioner` is a solver for a chain nearby, whose solutions are the directions to search: whatever it does,
     residuals remain what is stopped on.
 
+    Well-mixing chains need 20 to 200 products. Moves within 1 to 20 cells in a plane or in space, S = 100,000, took 210
+    to 3700 for each of V and d at discounts of 0.999 and 0.9999; with incomplete LU fewer, and longer.
+
     Source: van der Vorst (1992) for BiCGSTAB, here with a random shadow residual: the usual one, b, breaks down on
     the transposed system from a uniform start, where it spans an invariant subspace.
     """

@@ -19,18 +19,14 @@ LARGEST_SPARSE = 5_000
 class LU:
     """Dense LU. Normwise backward stable; time O(S^3), memory 8 S^2 bytes.
 
-    Sparse chains are made dense up to 5000 states and refused beyond.
+    The relative error grows like eps / (1 - discount): 6e-11 was seen at 1e-6, 2e-3 at 1e-14. Sparse chains are made
+    dense up to 5000 states and refused beyond.
     """
 
     def factorise(self, chain: Chain) -> "LUFactorisation":
         """Factorise I - discount P_pi."""
-        require_affordable(self, chain)
-        require_float_discount(chain)
-        P = chain.transition.toarray() if chain.is_sparse else chain.transition
-        system = np.empty(P.shape)
-        resolvent(P, chain.discount, system)
         # LAPACK reads columns first, so it is handed the transpose, without a copy.
-        factors, pivots, info = dgetrf(system.T, overwrite_a=True)
+        factors, pivots, info = dgetrf(dense_system(self, chain).T, overwrite_a=True)
         if info > 0:
             raise singular(chain)
         return LUFactorisation(factors, pivots)
@@ -50,6 +46,16 @@ class LUFactorisation:
     def solve_transposed(self, b: FloatArray) -> FloatArray:
         """x with (I - discount P_pi)^T x = b."""
         return dgetrs(self.factors, self.pivots, b)[0]
+
+
+def dense_system(solver: object, chain: Chain) -> FloatArray:
+    """I - discount P_pi (S, S) of a chain that a dense `solver` takes."""
+    require_affordable(solver, chain)
+    require_float_discount(chain)
+    P = chain.transition.toarray() if chain.is_sparse else chain.transition
+    system = np.empty(P.shape)
+    resolvent(P, chain.discount, system)
+    return system
 
 
 def require_affordable(solver: object, chain: Chain) -> None:

@@ -7,8 +7,7 @@ import numpy.typing as npt
 from scipy.linalg.lapack import sgetrf, sgetrs
 
 from fastpg.chain import Chain
-from fastpg.kernels.evaluation import resolvent
-from fastpg.solvers.lu import require_affordable, require_float_discount, singular
+from fastpg.solvers.lu import dense_system, singular
 from fastpg.validation import FloatArray
 
 Singles = npt.NDArray[np.float32]
@@ -25,12 +24,7 @@ class SingleLU:
 
     def factorise(self, chain: Chain) -> "SingleLUFactorisation":
         """Factorise I - discount P_pi, rounded."""
-        require_affordable(self, chain)
-        require_float_discount(chain)
-        P = chain.transition.toarray() if chain.is_sparse else chain.transition
-        system = np.empty(P.shape)
-        resolvent(P, chain.discount, system)
-        factors, pivots, info = sgetrf(system.astype(np.float32).T, overwrite_a=True)
+        factors, pivots, info = sgetrf(dense_system(self, chain).astype(np.float32).T, overwrite_a=True)
         if info > 0:
             raise singular(chain)
         return SingleLUFactorisation(factors, pivots)
