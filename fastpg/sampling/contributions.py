@@ -12,10 +12,10 @@ from scipy import sparse
 from fastpg.chain import state_transition
 from fastpg.kernels import contributions as kernels
 from fastpg.model import MDP
+from fastpg.parallel import run
 from fastpg.policy import Policy
 from fastpg.sampling.coupled import coupled_moments
 from fastpg.sampling.estimators import Estimator
-from fastpg.sampling.parallel import run
 from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.tables import Horizon
