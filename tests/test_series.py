@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from fastpg import SoftmaxPolicy, SolveError, problems
+from fastpg import SoftmaxPolicy, SolveError, parallel, problems
 from fastpg.chain import induced_chain
 from fastpg.kernels import krylov as kernels
 from fastpg.solvers import LU, Krylov, SparseLU, krylov, rows
 from fastpg.solvers.krylov import KrylovFactorisation
-from fastpg.solvers.rows import Rows, alone
+from fastpg.solvers.rows import Rows
 from fastpg.solvers.series import SINGLE, series
 from fastpg.testing.strategies import mdp_and_policy
 from tests.test_krylov import SIDES, error, solution, walk
@@ -48,7 +48,7 @@ def test_the_certificate_holds_the_truth_after_a_series(case, transposed, seed):
 @pytest.mark.parametrize("discount", [0.0, 0.5, 0.99, 0.99999])
 def test_a_garnet_needs_no_more_than_the_series(discount, transposed, monkeypatch):
     """And as few products at any discount: what fades as slowly as the discount is left out."""
-    monkeypatch.setattr(KrylovFactorisation, "_bicgstab", never)
+    monkeypatch.setattr(KrylovFactorisation, "_improve", never)
     chain = garnet(1500, discount)
     b = np.random.default_rng(0).random(1500) - 0.3
     factors = Krylov().factorise(chain)
@@ -66,12 +66,12 @@ def test_what_a_series_leaves_is_as_small_as_it_should_be(transposed):
     rho -= rho.mean()
     factors = Krylov().factorise(chain)
     for goal in (0.1, 1e-3, 1e-9):
-        x, products, converges = series(factors._rows, 0.95, rho, goal, transposed, True, 1000, alone)
+        x, products, converges = series(factors._rows, 0.95, rho, goal, transposed, True, 1000)
         left = rho - factors.product(x, transposed=transposed)
         left -= 0.0 if transposed else left.mean()
         assert converges
         assert np.abs(left).sum() <= 3 * max(goal, SINGLE) * np.abs(rho).sum()
-        assert series(factors._rows, 0.95, rho, goal, transposed, True, 2, alone).products == min(products, 2)
+        assert series(factors._rows, 0.95, rho, goal, transposed, True, 2).products == min(products, 2)
 
 
 @pytest.mark.parametrize("transposed", SIDES)
@@ -79,7 +79,7 @@ def test_a_slow_chain_is_left_to_bicgstab(transposed):
     chain = walk(2000, 0.999)
     b = np.sin(np.arange(2000.0) ** 2)
     rho = b - b.mean()
-    found = series(Rows.of(chain.transition), 0.999, rho, 1e-12, transposed, True, 1000, alone)
+    found = series(Rows.of(chain.transition), 0.999, rho, 1e-12, transposed, True, 1000)
     assert not found.converges
     assert found.products < 20
     x = solution(Krylov().factorise(chain), b, transposed)
@@ -105,7 +105,7 @@ def test_a_slow_chain_meets_its_fallback_after_a_quarter_of_the_budget(b, monkey
 
 @pytest.mark.parametrize("rho", [np.zeros(3), np.full(3, np.inf), np.full(3, np.nan)])
 def test_no_series_of_nothing(rho):
-    found = series(Rows.of(sparse.csr_array(np.eye(3))), 0.5, rho, 0.5, False, True, 9, alone)
+    found = series(Rows.of(sparse.csr_array(np.eye(3))), 0.5, rho, 0.5, False, True, 9)
     assert (found.products, found.converges) == (0, False)
     np.testing.assert_array_equal(found.correction, np.zeros(3))
 
@@ -114,7 +114,8 @@ def test_no_series_of_nothing(rho):
 @pytest.mark.parametrize("successors", [1, 5])
 def test_threads_change_no_bit(successors, transposed, monkeypatch):
     """A chain of several pieces by the series, and one with few successors by BiCGSTAB."""
-    monkeypatch.setattr(rows, "WORTH", 1)
+    for module in (parallel, rows):
+        monkeypatch.setattr(module, "WORTH", 1)
     chain = garnet(20_000, 0.9, successors)
     assert len(Rows.of(chain.transition).pieces) == rows.PIECES
     found = []
