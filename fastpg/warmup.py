@@ -29,9 +29,10 @@ from fastpg.sampling import (
     sample_returns,
 )
 from fastpg.sampling.tables import Horizon
-from fastpg.solvers import GTH, Banded, Krylov, Solver, Substitution
+from fastpg.solvers import GTH, Banded, Krylov, Solver, Substitution, ValueIteration
 
 HORIZONS: tuple[Horizon, ...] = (3, "geometric")
+SPARSE = Krylov(), ValueIteration(), Banded(), Substitution()
 Work = Callable[[], object]
 
 
@@ -57,6 +58,8 @@ def pieces() -> Iterator[tuple[str, Work]]:
         for beta in (None, other):
             judge = partial(crosscheck, dense, policy, kind(behaviour=beta), n=200, horizon=3, rng=0)
             yield f"sampled gradients: {kind.__name__}{' off policy' if beta else ''}", judge
+    endless = partial(crosscheck, dense, policy, RewardToGo(), n=200, horizon="geometric", rng=0)
+    yield "sampled gradients: geometric horizons", endless
     moved = partial(crosscheck, dense, policy, FiniteDifference(common=True), n=200, horizon=3, rng=0)
     yield "sampled gradients: perturbed policies", moved
     average = partial(estimate_gradient, dense, policy, RewardToGo(BatchAverage()), n=3, horizon=3, rng=0)
@@ -98,6 +101,6 @@ def _finite(mdp: MDP, policy: SoftmaxPolicy) -> None:
     ev.error.action_value, ev.error.visitation, ev.error.gradient  # noqa: B018
 
 
-def _large(mdp: MDP, policy: SoftmaxPolicy, solvers: Sequence[Solver] = (Krylov(), Banded(), Substitution())) -> None:
+def _large(mdp: MDP, policy: SoftmaxPolicy, solvers: Sequence[Solver] = SPARSE) -> None:
     for solver in solvers:
         evaluate(mdp, policy, solver=solver).occupancy  # noqa: B018

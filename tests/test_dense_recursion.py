@@ -140,14 +140,14 @@ def recursion(estimator, mdp, policy, horizon):
         y[live, 1] = np.asarray(last)[live[:-1]]
     change = 1.0
     for _ in range(steps):
-        ahead, before = np.einsum("nij,nj->ni", B, y[following]), C
+        ahead, before, mean = np.einsum("nij,nj->ni", B, y[following]), C, y
         y, C = (np.where(live.reshape(-1, *[1] * (z.ndim - 1)), 0.0, z) for z in (y, C))
         np.add.at(y, state, p[:, None] * ahead)
         off = ahead - y[state]
         np.add.at(
             C, state, p[:, None, None] * (off[:, :, None] * off[:, None, :] + B @ before[following] @ B.swapaxes(1, 2))
         )
-        change = np.abs(C - before).max() / (1 + np.abs(C).max())
+        change = max(np.abs(new - old).max() / (1 + np.abs(new).max()) for new, old in ((C, before), (y, mean)))
         if change < 1e-17 and not isinstance(horizon, int):
             break
     needs(isinstance(horizon, int) or change < 1e-15)
