@@ -1,19 +1,16 @@
 """One step ahead: the expected value of the next state, and the greedy action."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastpg.chain import finite, unsigned_rows
+from fastpg.chain import add_up, finite, law_of
 from fastpg.errors import InvalidArgument, InvalidModel
 from fastpg.kernels import bellman as kernels
 from fastpg.model import MDP
-from fastpg.parallel import share
+from fastpg.parallel import ranges, spread
 from fastpg.validation import FloatArray, float_array, frozen
-
-# States in a piece of work: a thread takes several, and few models are worth more than one thread.
-PIECE = 4096
 
 
 class Greedy(NamedTuple):
@@ -32,9 +29,8 @@ def expected_next_value(mdp: MDP, value: npt.ArrayLike, *, threads: int | None =
            [4.]])
     """
     v = _value(mdp, value)
-    out = np.zeros((mdp.n_states, mdp.n_actions))
-    kernel = kernels.sparse_expected_next if mdp.is_sparse else kernels.expected_next
-    share(lambda piece: kernel(*_law(mdp), v, *piece, out), _pieces(mdp), threads)
+    out = np.empty((mdp.n_states, mdp.n_actions))
+    add_up(mdp, v, out, threads)
     return frozen(out)
 
 
@@ -53,8 +49,9 @@ def greedy(mdp: MDP, value: npt.ArrayLike, *, threads: int | None = None) -> Gre
     out, best = np.zeros(mdp.n_states), np.full(mdp.n_states, -1)
     kernel = kernels.sparse_greedy if mdp.is_sparse else kernels.greedy
     available = frozen(mdp.available & ~mdp.terminal[:, None])
-    given = (*_law(mdp), mdp.expected_reward, mdp.discount, available, v)
-    share(lambda piece: kernel(*given, *piece, out, best), _pieces(mdp), threads)
+    given = (*law_of(mdp), mdp.expected_reward, mdp.discount, available, v)
+    size = mdp.transition.size
+    spread(lambda piece: kernel(*given, *piece, out, best), ranges(mdp.n_states, size), size, threads)
     return Greedy(frozen(finite("value", out, mdp)), frozen(best))
 
 
@@ -68,14 +65,3 @@ def _value(mdp: MDP, value: npt.ArrayLike) -> FloatArray:
     if bad.size:
         raise InvalidArgument(f"value[{bad[0]}] must be finite but is {v[bad[0]]}")
     return frozen(v)
-
-
-def _law(mdp: MDP) -> tuple[Any, ...]:
-    return unsigned_rows(mdp.transition) if mdp.is_sparse else (mdp.transition,)
-
-
-def _pieces(mdp: MDP) -> list[tuple[int, int]]:
-    S = mdp.n_states
-    # Of dense models a state is S A numbers, of sparse ones a few.
-    size = PIECE if mdp.is_sparse else max(1, PIECE * 512 // (S * mdp.n_actions))
-    return [(first, min(first + size, S)) for first in range(0, S, size)]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from scipy import sparse
 
 from fastpg.errors import SolveError
 from fastpg.kernels import horizon as sweeps
-from fastpg.kernels.bellman import UNSIGNED, sparse_expected_next
+from fastpg.kernels.bellman import UNSIGNED, expected_next, sparse_expected_next
 from fastpg.kernels.evaluation import induced_transition, policy_average
 from fastpg.kernels.sparse import compress, count_entries
 from fastpg.lazy import cached_property
@@ -144,14 +145,28 @@ def _successors(mdp: MDP, pi: FloatArray) -> Successors:
 
 def next_value(mdp: MDP, value: FloatArray) -> FloatArray:
     """sum_k P(k|s,a) V(k), shape (S, A); V may have further axes, which come last."""
-    S, A = mdp.n_states, mdp.n_actions
-    if mdp.is_sparse and value.ndim == 1:
-        rows, out = unsigned_rows(mdp.transition), np.empty((S, A))
-        v = frozen(np.ascontiguousarray(value, np.float64)[:])
-        spread(lambda piece: sparse_expected_next(*rows, v, *piece, out), ranges(S), mdp.transition.nnz)
-        return out
-    P = mdp.transition if mdp.is_sparse else mdp.transition.reshape(S * A, S)
-    return P.dot(value).reshape(S, A, *value.shape[1:])
+    S, A, P = mdp.n_states, mdp.n_actions, mdp.transition
+    if value.ndim > 1:
+        P = P if mdp.is_sparse else P.reshape(S * A, S)
+        return P.dot(value).reshape(S, A, *value.shape[1:])
+    out = np.empty((S, A))
+    if mdp.is_sparse or P.size > ONE_THREAD:
+        add_up(mdp, frozen(np.ascontiguousarray(value, np.float64)[:]), out)
+    else:
+        P.reshape(S * A, S).dot(value, out.reshape(S * A))
+    return out
+
+
+def add_up(mdp: MDP, value: FloatArray, out: FloatArray, threads: int | None = None) -> None:
+    """`next_value` of V (S,) into `out` (S, A), by our own kernels on as many threads as it is worth."""
+    kernel = sparse_expected_next if mdp.is_sparse else expected_next
+    law, pieces = law_of(mdp), ranges(mdp.n_states, mdp.transition.size)
+    spread(lambda piece: kernel(*law, value, *piece, out), pieces, mdp.transition.size, threads)
+
+
+def law_of(mdp: MDP) -> tuple[Any, ...]:
+    """The transitions as the kernels of `kernels.bellman` take them."""
+    return unsigned_rows(mdp.transition) if mdp.is_sparse else (mdp.transition,)
 
 
 def add_values_to_go(P: Transition, discount: float, out: FloatArray) -> None:

@@ -142,7 +142,7 @@ class Evaluation:
         """Q(s,a) = r(s,a) + discount sum_k P(k|s,a) V(k), shape (S, A)."""
         mdp = self.mdp
         q = next_value(mdp, self._value)
-        if not all_rows(lambda r, q: kernels.action_value(r, mdp.discount, q), mdp.expected_reward, q):
+        if not all_rows(kernels.action_value, mdp.expected_reward, mdp.discount, q):
             finite("action_value", q, mdp)
         if not self.chain.all_defined:
             q[next_value(mdp, self.chain.undefined.astype(float)) > 0] = np.nan

@@ -19,8 +19,8 @@ StopFlag = npt.NDArray[np.bool_]
 
 # Work on so many numbers takes half a millisecond or more.
 WORTH = 400_000
-# Rows in a piece of work.
-PIECE = 16_384
+# Numbers in a piece of work, which takes 0.1 ms or more.
+PIECE = 2**18
 
 
 def in_order(
@@ -73,23 +73,30 @@ def share(work: Callable[[Piece], None], pieces: Sequence[Piece], threads: int |
             other.result()
 
 
-def spread(work: Callable[[Piece], None], pieces: Sequence[Piece], size: int) -> None:
+def spread(work: Callable[[Piece], None], pieces: Sequence[Piece], size: int, threads: int | None = None) -> None:
     """`share` where so many numbers are worth it, else one piece after the other."""
-    share(work, pieces, None if size >= WORTH else 1)
+    threads = _number(threads)
+    share(work, pieces, threads if size >= WORTH else 1)
 
 
-def ranges(rows: int) -> list[tuple[int, int]]:
-    """Pieces of work on so many rows."""
-    return [(first, min(first + PIECE, rows)) for first in range(0, rows, PIECE)]
+def ranges(rows: int, size: int) -> list[tuple[int, int]]:
+    """Pieces of work on so many rows, which hold `size` numbers together."""
+    step = max(1, rows * PIECE // max(size, PIECE))
+    return [(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
-def all_rows(kernel: Callable[..., bool], *arrays: npt.NDArray[Any]) -> bool:
-    """Whether `kernel` returns true on all rows of the arrays, which it takes in pieces where they are worth it."""
-    out = arrays[-1]
+def all_rows(kernel: Callable[..., bool], *arguments: Any) -> bool:
+    """Whether `kernel` returns true on all rows of arrays, of which it fills the last, in pieces where worth it."""
+    out = arguments[-1]
     if out.size < WORTH:
-        return kernel(*arrays)
+        return kernel(*arguments)
     found = []
-    share(lambda piece: found.append(kernel(*(x[slice(*piece)] for x in arrays))), ranges(len(out)))
+
+    def work(piece: tuple[int, int]) -> None:
+        rows = slice(*piece)
+        found.append(kernel(*(x[rows] if isinstance(x, np.ndarray) else x for x in arguments)))
+
+    share(work, ranges(len(out), out.size))
     return all(found)
 
 

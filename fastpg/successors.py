@@ -53,7 +53,7 @@ class Successors:
         data, first = frozen(P.data[:]), frozen(P.indptr[:])
         spread(
             lambda piece: merge_transitions(data, first, pi, self.place, self.first, *piece, out),
-            ranges(len(pi)),
+            ranges(len(pi), P.nnz),
             P.nnz,
         )
         return out

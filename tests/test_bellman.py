@@ -36,7 +36,7 @@ def test_they_are_the_definition(data):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_threads_change_nothing(sparse):
-    mdp = problems.garnet(9000, 3, 4, rng=0, sparse=True) if sparse else problems.random_mdp(1500, 3, rng=0)
+    mdp = problems.garnet(60_000, 3, 4, rng=0, sparse=True) if sparse else problems.random_mdp(1500, 3, rng=0)
     value = np.random.default_rng(0).normal(size=mdp.n_states)
     for f in (lambda k: greedy(mdp, value, threads=k).value, lambda k: expected_next_value(mdp, value, threads=k)):
         np.testing.assert_array_equal(f(1), f(2))
