@@ -46,7 +46,7 @@ def throughput_cases(*, one_core: bool = False) -> list[Case]:
     dense = MDP(rng.dirichlet(np.ones(100), size=(100, 4)), rng.random((100, 4)), 0.99)
     sparse = problems.garnet(100_000, 4, 5, rng=0, sparse=True, discount=0.99)
     return [
-        *_cases("S = 100, A = 4, dense", dense, 50_000, one_core),
+        *_cases("S = 100, A = 4, dense", dense, 200_000, one_core),
         *_cases("S = 100,000, A = 4, sparse", sparse, 100_000, one_core),
     ]
 
