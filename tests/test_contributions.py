@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpg import MDP, BatchAverage, RewardToGo, SoftmaxPolicy, TotalReturn, estimate_gradient, evaluate, problems
+from fastpg import (
+    MDP,
+    BatchAverage,
+    RewardToGo,
+    SoftmaxPolicy,
+    TotalReturn,
+    estimate_gradient,
+    evaluate,
+    parallel,
+    problems,
+)
 from fastpg.sampling import contributions
 from fastpg.sampling.contributions import _reversed_orbit, expected_contributions
 from fastpg.sampling.plan import plan
@@ -135,7 +145,8 @@ def test_threads_share_the_states_without_a_trace(estimator, horizon, discount, 
     mdp = problems.garnet(30, 2, 3, rng=0, sparse=True, discount=discount)
     policy = SoftmaxPolicy.random(mdp, rng=1)
     one = expected_contributions(mdp, policy, estimator, n=1000, horizon=horizon)
-    monkeypatch.setattr(contributions, "MANY", 1)
+    monkeypatch.setattr(parallel, "WORTH", 1)
+    monkeypatch.setattr(parallel, "PIECE", 500)
     two = expected_contributions(mdp, policy, estimator, n=1000, horizon=horizon)
     for x, y in zip(one[1:5], two[1:5], strict=True):
         assert np.array_equal(x, y)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise, repeat
+from itertools import repeat
 from math import isqrt
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from scipy import sparse
 from fastpg.chain import state_transition
 from fastpg.kernels import contributions as kernels
 from fastpg.model import MDP
-from fastpg.parallel import run
+from fastpg.parallel import ranges, spread
 from fastpg.policy import Policy
 from fastpg.sampling.coupled import coupled_moments
 from fastpg.sampling.estimators import Estimator
@@ -27,8 +27,8 @@ TAIL = 1e-20
 MOST_STEPS = 20_000
 # A moment that a step changes by no more than this share of the largest is at its limit.
 STILL = 2 * float(np.finfo(np.float64).eps)
-# Threads share the states of a step, in so many pieces, where there are many: it takes some milliseconds.
-MANY, PIECES = 4096, 8
+# What is computed of an outcome in a step.
+NUMBERS = 20
 # A second moment is known to about 1e-15 of a squared return, so smaller changes cannot be told from none.
 ROUNDING = 1e-7
 
@@ -132,12 +132,17 @@ class _Process:
         out[:] = (self.made.last / self.scale)[:, None] ** np.arange(5)
         return frozen(out)
 
+    def for_states(self, work: Callable[[tuple[int, int]], None]) -> None:
+        """`work((begin, end))` for all states, on as many threads as it is worth."""
+        size = NUMBERS * self.made.table.probability.size
+        spread(work, ranges(self.made.mdp.n_states, size), size)
+
     def backward(self, h: FloatArray, income: FloatArray | None = None) -> FloatArray:
         """The moments of what follows with one more step to go, or those of an `income`."""
         made, table, out = self.made, self.made.table, np.empty(h.shape)
         c, decay = (self.credit, made.decay) if income is None else (income, made.discount)
         law = (table.offset, table.successor, table.probability, self.ratio, c, decay, made.survival, h, out)
-        _for_states(made.mdp.n_states, lambda begin, end: kernels.return_moments(begin, end, *law))
+        self.for_states(lambda piece: kernels.return_moments(*piece, *law))
         return frozen(out)
 
     def visit(self, past: FloatArray, h: FloatArray, baseline: FloatArray, discount: float) -> FloatArray:
@@ -146,7 +151,7 @@ class _Process:
         out = np.empty((5, *made.policy.probabilities.shape))
         law = (table.offset, table.successor, table.action, table.probability, self.ratio, made.policy.probabilities)
         worth = (self.signal, frozen(baseline), made.decay, made.survival, discount, frozen(past), h, out)
-        _for_states(made.mdp.n_states, lambda begin, end: kernels.visit_moments(begin, end, *law, *worth))
+        self.for_states(lambda piece: kernels.visit_moments(*piece, *law, *worth))
         return out
 
     def baseline(self, steps: int) -> FloatArray:
@@ -220,15 +225,6 @@ class _Process:
                 following[0, :, j] += min(low, high, key=abs) * factor / (1.0 - factor)
             h = frozen(following)
         return h
-
-
-def _for_states(count: int, work: Callable[[int, int], None]) -> None:
-    """`work(begin, end)` for all of `count` states, where they are many on all cores."""
-    if count < MANY:
-        work(0, count)
-        return
-    edges = np.linspace(0, count, PIECES + 1).astype(int)
-    run(lambda piece, _: work(*piece), list(pairwise(edges.tolist())))
 
 
 def _of_returns(made: PerturbedPlan, n: int) -> Contributions:

@@ -16,7 +16,7 @@ from fastpg.kernels.outcomes import by_pair, count_outcomes, list_outcomes
 from fastpg.kernels.sampling import HALF
 from fastpg.lazy import cached_property
 from fastpg.model import MDP
-from fastpg.parallel import run
+from fastpg.parallel import share
 from fastpg.policy import Policy
 from fastpg.sampling.duration import require_short
 from fastpg.validation import BoolArray, FloatArray, frozen, positive_integer
@@ -133,10 +133,7 @@ def _over_states(work: Callable[[slice], None], offset: IntArray, threads: int |
     """`work` on all states, in runs of about PIECE entries of them; those of state s are offset[s] .. offset[s+1]-1."""
     cuts = np.searchsorted(offset[:-1], np.arange(0, max(offset[-1], 1), PIECE))
     runs = [slice(first, last) for first, last in pairwise(np.unique(np.append(cuts, offset.size - 1)))]
-    if len(runs) > 1:
-        run(lambda states, _: work(states), runs, threads)
-    else:
-        work(runs[0])
+    share(work, runs, threads)
 
 
 def state_bits(n_states: int, n_actions: int, n_outcomes: int) -> int:
