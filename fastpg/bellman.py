@@ -10,7 +10,7 @@ from fastpg.errors import InvalidArgument, InvalidModel
 from fastpg.kernels import bellman as kernels
 from fastpg.model import MDP
 from fastpg.parallel import ranges, spread
-from fastpg.validation import FloatArray, float_array, frozen
+from fastpg.validation import FloatArray, bounded_mean, float_array, frozen
 
 
 class Greedy(NamedTuple):
@@ -28,10 +28,13 @@ def expected_next_value(mdp: MDP, value: npt.ArrayLike, *, threads: int | None =
     array([[3.],
            [4.]])
     """
-    v = _value(mdp, value)
-    out = np.empty((mdp.n_states, mdp.n_actions))
-    add_up(mdp, v, out, threads)
-    return frozen(out)
+
+    def mean(v: FloatArray) -> FloatArray:
+        out = np.empty((mdp.n_states, mdp.n_actions))
+        add_up(mdp, frozen(v), out, threads)
+        return out
+
+    return frozen(bounded_mean(mean, _value(mdp, value)))
 
 
 def greedy(mdp: MDP, value: npt.ArrayLike, *, threads: int | None = None) -> Greedy:

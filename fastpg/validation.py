@@ -144,6 +144,8 @@ def require_solver(name: str, value: object) -> None:
     """Raise unless `value` can factorise a chain, or is None."""
     if value is not None and (isinstance(value, type) or not callable(getattr(value, "factorise", None))):
         raise InvalidArgument(f"{name} must be a solver such as LU() but is {value!r}")
+    if name != "preconditioner" and getattr(value, "approximate", False):
+        raise InvalidArgument(f"{name} must solve the chain, which {value!r} does only nearly; it is a preconditioner")
 
 
 def positive_integer(name: str, value: object) -> int:

@@ -113,3 +113,10 @@ def test_bad_values_are_told():
 def test_transitions_alone_are_no_model(operator):
     with pytest.raises(InvalidModel, match="mdp must be an MDP but is ndarray"):
         operator(np.ones((1, 1, 1)), [0.0])
+
+
+def test_a_mean_of_the_largest_values_is_no_larger():
+    mdp = problems.random_mdp(33, 2, rng=0)
+    largest = np.finfo(float).max
+    found = expected_next_value(mdp, np.full(33, largest))
+    np.testing.assert_allclose(found, largest, rtol=1e-15)

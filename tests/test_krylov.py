@@ -252,12 +252,35 @@ def test_a_time_to_the_end_that_is_not_verified_bounds_nothing(monkeypatch):
 
 
 def test_a_time_to_the_end_that_is_not_found_is_what_is_said():
-    line = sparse.diags_array([1.0], offsets=[1], shape=(1100, 1100))
-    mdp = MDP(sparse.csr_array(line), np.arange(1100) < 1099, 1.0, 0, terminal=np.arange(1100) == 1099)
+    line = sparse.diags_array([1.0], offsets=[1], shape=(2500, 2500))
+    mdp = MDP(sparse.csr_array(line), np.arange(2500) < 2499, 1.0, 0, terminal=np.arange(2500) == 2499)
     with pytest.raises(
-        SolveError, match=r"no bound on the time to the end at 1 - discount = 0 with 1100 .*; use a dir"
+        SolveError, match=r"no bound on the time to the end at 1 - discount = 0 with 2500 .*; use a dir"
     ):
         evaluate(mdp, uniform(mdp), solver=Krylov())
+
+
+def test_a_preconditioner_is_no_solver():
+    mdp = problems.random_mdp(3, 2, rng=0)
+    with pytest.raises(InvalidArgument, match=r"^solver must solve the chain, which Near\(\) does only nearly"):
+        evaluate(mdp, uniform(mdp), solver=Near())
+
+
+@pytest.mark.parametrize("terminal", [1, 10])
+@pytest.mark.parametrize("discount", [0.9, 0.999, 1.0])
+def test_few_terminal_states_cost_no_products(discount, terminal):
+    """No constant is fitted to the equations of what has ended: it took 174 to 1931 products."""
+    S = 2000
+    garnet = problems.garnet(S, 2, 5, rng=1, sparse=True)
+    ends = np.arange(S) < terminal
+    reward = np.where(ends[:, None], 0.0, garnet.expected_reward)
+    mdp = MDP(garnet.transition, reward, discount, terminal=ends)
+    chain = induced_chain(mdp, SoftmaxPolicy.random(mdp, rng=2))
+    factors = Krylov().factorise(chain)
+    x, bound, products = factors._iterate(chain.reward, transposed=False)
+    truth = LU().factorise(chain).solve(chain.reward)
+    assert products <= 100
+    assert np.abs(x - truth).max() <= min(bound.total, 1e-11 * np.abs(truth).max())
 
 
 def test_a_discount_that_only_the_complement_tells_from_1_is_refused():
@@ -275,6 +298,7 @@ def test_a_discount_that_only_the_complement_tells_from_1_is_refused():
         ("products", 2.5),
         ("preconditioner", Near),
         ("fallback", 3),
+        ("fallback", Near()),
     ],
 )
 def test_senseless_settings_are_refused(name, value):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +77,8 @@ class Near:
 
     As a `preconditioner` of Krylov it leaves to the iteration what few long moves change.
     """
+
+    approximate: ClassVar[bool] = True
 
     def factorise(self, chain: Chain) -> "BandedFactorisation":
         """Factorise I - discount P_pi without the transitions out of the band."""
