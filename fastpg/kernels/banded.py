@@ -19,34 +19,34 @@ ONE, TWO, THREE, FOUR = (np.uint64(n) for n in (1, 2, 3, 4))
 
 
 @kernel
-def fill_band(data, indices, first, order, place, begin, step, gamma, complement, own, lower, f, leaving, start, stop):
+def fill_band(data, indices, first, begin, step, gamma, complement, own, lower, f, leaving, start, stop):
     """f = gamma P(s,k) / sum_k P(s,k) and leaving = 1 - gamma, or 1 where the row is empty, in rows start..stop-1
 
-    Row r is state s = order[begin + step r]. What leads out of the band is added to `leaving`. Of states from `own` on,
+    Row r is state s = begin + step r. What leads out of the band is added to `leaving`. Of states from `own` on,
     which belong to the other part, only what leads to states before `own` is stored.
     """
     n, width = f.shape
     f = f.reshape(-1)
-    upper = width - PAD - lower - 1
-    for c in range(np.uint64(start * width), np.uint64(stop * width)):
-        f[c] = 0.0
+    band = np.uint64(width - PAD)
     for r in range(start, stop):
-        s = order[begin + step * r]
-        total = 0.0
-        for j in range(first[s], first[s + 1]):
+        row, s = np.uint64(r * width), begin + step * r
+        for c in range(row, row + np.uint64(width)):
+            f[c] = 0.0
+        limit = np.uint64(max((n if r < own else own) - r + lower, 0))
+        total, outside = 0.0, 0.0
+        for j in range(np.uint64(first[s]), np.uint64(first[s + 1])):
+            # Columns before the band are large without a sign.
+            column = np.uint64(step * (np.int64(indices[j]) - s) + lower)
             total += data[j]
-        scale = gamma / total if total > 0.0 else 0.0
-        left, limit = complement if total > 0.0 else 1.0, n
-        if r >= own:
-            left, limit = 0.0, own
-        for j in range(first[s], first[s + 1]):
-            column = step * (place[np.uint64(indices[j])] - begin)
-            move = column - r
-            if move < -lower or move > upper:
-                left += scale * data[j] if r < own else 0.0
+            if column >= band:
+                outside += data[j]
             elif column < limit:
-                f[np.uint64(r * width + lower + move)] += scale * data[j]
-        leaving[r] = left
+                f[row + column] += data[j]
+        scale = gamma / total if total > 0.0 else 0.0
+        for c in range(row, row + band):
+            f[c] *= scale
+        left = complement if total > 0.0 else 1.0
+        leaving[r] = left + scale * outside if r < own else 0.0
 
 
 @kernel
@@ -81,6 +81,29 @@ def take_pivot(f, k, last, lower, upper, width, leaving):
 
 
 @kernel
+def add_pivots(f, k, rows, lower, upper, width, leaving):
+    """The four pivots k..k+3 of `eliminate_band` added to so many rows after them."""
+    # Where columns k, ..., k+3 of their rows are.
+    down = width - ONE
+    a = k * width + lower
+    b, c, d = a + down, a + TWO * down, a + THREE * down
+    ab, ac, ad = f[a + ONE], f[a + TWO], f[a + THREE]
+    bc, bd, cd = f[b + TWO], f[b + THREE], f[c + THREE]
+    la, lb, lc, ld = leaving[k], leaving[k + ONE], leaving[k + TWO], leaving[k + THREE]
+    there = d + down
+    for i in range(k + FOUR, k + FOUR + rows):
+        x = f[there]
+        y = f[there + ONE] + x * ab
+        z = f[there + TWO] + (x * ac + y * bc)
+        w = f[there + THREE] + ((x * ad + y * bd) + z * cd)
+        f[there + ONE], f[there + TWO], f[there + THREE] = y, z, w
+        leaving[i] += (x * la + y * lb) + (z * lc + w * ld)
+        for j in range(FOUR, upper + FOUR):
+            f[there + j] += (x * f[a + j] + y * f[b + j]) + (z * f[c + j] + w * f[d + j])
+        there += down
+
+
+@kernel
 def eliminate_band(f, lower, leaving, start, stop):
     """L U = I - gamma P_pi in place: -L left of the pivots, whose inverses take the diagonal's place, and I - U right
 
@@ -91,42 +114,28 @@ def eliminate_band(f, lower, leaving, start, stop):
     """
     n, width = f.shape
     f, least = f.reshape(-1), 1.0
-    upper, down = np.uint64(width - PAD - lower - 1), np.uint64(width - 1)
+    upper = np.uint64(width - PAD - lower - 1)
     # Narrower bands have less to add than to look for.
     whole = stop - (stop - start) % PIVOTS if lower > PAD and upper > PAD else start
     for k in range(start, whole, PIVOTS):
         for i in range(k, k + PIVOTS):
             least = min(least, take_pivot(f, i, k + PAD, lower, upper, width, leaving))
-        # Where columns k, ..., k+3 of their rows are.
-        a = np.uint64(k * width + lower)
-        b, c, d = a + down, a + TWO * down, a + THREE * down
-        there = d + down
-        for i in range(k + PIVOTS, min(k + PAD + lower, n - 1) + 1):
-            x = f[there]
-            y = f[there + ONE] + x * f[a + ONE]
-            z = f[there + TWO] + (x * f[a + TWO] + y * f[b + TWO])
-            w = f[there + THREE] + ((x * f[a + THREE] + y * f[b + THREE]) + z * f[c + THREE])
-            f[there + ONE], f[there + TWO], f[there + THREE] = y, z, w
-            leaving[i] += (x * leaving[k] + y * leaving[k + 1]) + (z * leaving[k + 2] + w * leaving[k + 3])
-            for j in range(FOUR, upper + FOUR):
-                f[there + j] += (x * f[a + j] + y * f[b + j]) + (z * f[c + j] + w * f[d + j])
-            there += down
+        rows = np.uint64(min(lower, n - k - PIVOTS))
+        add_pivots(f, np.uint64(k), rows, np.uint64(lower), upper, np.uint64(width), leaving)
     for k in range(whole, stop):
         least = min(least, take_pivot(f, k, min(k + lower, n - 1), lower, upper, width, leaving))
     return least
 
 
 @kernel
-def eliminate_part(data, indices, first, order, place, begin, step, gamma, complement, own, stop, lower, f, leaving):
+def eliminate_part(data, indices, first, begin, step, gamma, complement, own, stop, lower, f, leaving):
     """`fill_band` and then `eliminate_band` for pivots 0..stop-1, a few rows at a time; returns the smallest pivot."""
     n = f.shape[0]
     filled, least = 0, 1.0
     for k in range(0, max(stop, 1), ROWS):
         end = min(k + ROWS, stop)
         reach = min(end + lower, n) if end < stop else n
-        fill_band(
-            data, indices, first, order, place, begin, step, gamma, complement, own, lower, f, leaving, filled, reach
-        )
+        fill_band(data, indices, first, begin, step, gamma, complement, own, lower, f, leaving, filled, reach)
         filled = reach
         least = min(least, eliminate_band(f, lower, leaving, k, end))
     return least
