@@ -14,7 +14,6 @@ from fastpg.kernels import banded as kernels
 from fastpg.parallel import spread
 from fastpg.solvers.columns import by_columns
 from fastpg.solvers.lu import singular
-from fastpg.successors import moves
 from fastpg.validation import FloatArray, frozen
 
 # Factors of more bytes than this are refused.
@@ -177,15 +176,19 @@ def narrowest(chain: Chain) -> Band:
     if not chain.moves.far:
         return own
     order = reverse_cuthill_mckee(P, symmetric_mode=False)
-    ordered = _in_order(P, order)
-    other = Band(order, *moves(ordered.indices, ordered.indptr).longest)
+    place = _places(order)
+    step = place[P.indices] - np.repeat(place, np.diff(P.indptr))
+    other = Band(order, int(-step.min(initial=0)), int(step.max(initial=0)))
     return min(own, other, key=lambda band: band.work)
 
 
 def _in_order(P: sparse.csr_array, order: npt.NDArray[np.int32] | None) -> sparse.csr_array:
     """P_pi with its states in `order`."""
-    if order is None:
-        return P
+    return P if order is None else sparse.csr_array((P.data, _places(order)[P.indices], P.indptr), shape=P.shape)[order]
+
+
+def _places(order: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Which place each state has in `order`."""
     place = np.empty_like(order)
     place[order] = np.arange(order.size, dtype=order.dtype)
-    return sparse.csr_array((P.data, place[P.indices], P.indptr), shape=P.shape)[order]
+    return place
