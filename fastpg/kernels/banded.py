@@ -155,61 +155,50 @@ def meet(f, lower, leaving, g, left, first):
 
 @kernel
 def apply_lower(f, lower, x, start, stop):
-    """L x = x in place for pivots start..stop-1, four at a time; to later rows what these add is added"""
+    """L x = x in place for pivots start..stop-1; to later rows what these add is added"""
     n, width = f.shape
-    f, down = f.reshape(-1), np.uint64(width - 1)
-    whole = stop - (stop - start) % PIVOTS
-    for first in range(start, whole, PIVOTS):
-        i = np.uint64(first)
-        # Where column 0 of their rows would be.
-        p = i * down + np.uint64(lower)
-        q, r, s = p + down, p + TWO * down, p + THREE * down
-        a, b, c, d = x[i], x[i + ONE], x[i + TWO], x[i + THREE]
-        for k in range(np.uint64(max(first - lower, start)), i):
-            a += f[p + k] * x[k]
-            b += f[q + k] * x[k]
-            c += f[r + k] * x[k]
-            d += f[s + k] * x[k]
-        a *= f[p + i]
-        b = (b + f[q + i] * a) * f[q + i + ONE]
-        c = (c + (f[r + i] * a + f[r + i + ONE] * b)) * f[r + i + TWO]
-        d = (d + ((f[s + i] * a + f[s + i + ONE] * b) + f[s + i + TWO] * c)) * f[s + i + THREE]
-        x[i], x[i + ONE], x[i + TWO], x[i + THREE] = a, b, c, d
-    for i in range(whole, min(stop + lower, n)):
-        at = np.uint64(i) * down + np.uint64(lower)
-        for k in range(np.uint64(max(i - lower, start)), np.uint64(min(i, stop))):
-            x[i] += f[at + k] * x[k]
+    f = f.reshape(-1)
+    for i in range(start, min(stop + lower, n)):
+        at, end = np.uint64(i * (width - 1) + lower), np.uint64(min(i, stop))
+        k = np.uint64(max(i - lower, start))
+        whole = end - (end - k) % FOUR
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        # The last ones were found last.
+        while k < whole:
+            a += f[at + k] * x[k]
+            b += f[at + k + ONE] * x[k + ONE]
+            c += f[at + k + TWO] * x[k + TWO]
+            d += f[at + k + THREE] * x[k + THREE]
+            k += FOUR
+        while k < end:
+            a += f[at + k] * x[k]
+            k += ONE
+        x[i] += (a + b) + (c + d)
         if i < stop:
             x[i] *= f[at + np.uint64(i)]
 
 
 @kernel
 def apply_upper(f, lower, x, start, stop):
-    """U x = x in place for pivots start..stop-1, four at a time, later ones being found"""
+    """U x = x in place for pivots start..stop-1, later ones being found"""
     n, width = f.shape
-    f, down = f.reshape(-1), np.uint64(width - 1)
+    f = f.reshape(-1)
     upper = width - PAD - lower - 1
-    for first in range(stop - PIVOTS, start - 1, -PIVOTS):
-        i = np.uint64(first)
-        p = i * down + np.uint64(lower)
-        q, r, s = p + down, p + TWO * down, p + THREE * down
-        a, b, c, d = x[i], x[i + ONE], x[i + TWO], x[i + THREE]
-        k = np.uint64(min(first + PIVOTS + upper, n))
-        # The last ones were found last.
-        while k > i + FOUR:
+    for i in range(stop - 1, start - 1, -1):
+        at, end = np.uint64(i * (width - 1) + lower), np.uint64(i + 1)
+        k = np.uint64(min(i + 1 + upper, n))
+        whole = end + (k - end) % FOUR
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        while k > whole:
+            k -= FOUR
+            a += f[at + k] * x[k]
+            b += f[at + k + ONE] * x[k + ONE]
+            c += f[at + k + TWO] * x[k + TWO]
+            d += f[at + k + THREE] * x[k + THREE]
+        while k > end:
             k -= ONE
-            a += f[p + k] * x[k]
-            b += f[q + k] * x[k]
-            c += f[r + k] * x[k]
-            d += f[s + k] * x[k]
-        c += f[r + i + THREE] * d
-        b += f[q + i + THREE] * d + f[q + i + TWO] * c
-        a += (f[p + i + THREE] * d + f[p + i + TWO] * c) + f[p + i + ONE] * b
-        x[i], x[i + ONE], x[i + TWO], x[i + THREE] = a, b, c, d
-    for i in range(start + (stop - start) % PIVOTS - 1, start - 1, -1):
-        at = np.uint64(i) * down + np.uint64(lower)
-        for k in range(np.uint64(i + 1), np.uint64(min(i + 1 + upper, n))):
-            x[i] += f[at + k] * x[k]
+            a += f[at + k] * x[k]
+        x[i] += (a + b) + (c + d)
 
 
 @kernel
@@ -221,6 +210,7 @@ def apply_upper_transposed(f, lower, x, start, stop):
     whole = stop - (stop - start) % PIVOTS
     for first in range(start, whole, PIVOTS):
         i = np.uint64(first)
+        # Where column 0 of their rows would be.
         p = i * down + np.uint64(lower)
         q, r, s = p + down, p + TWO * down, p + THREE * down
         a = x[i]
