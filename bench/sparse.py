@@ -134,12 +134,13 @@ def system_of(chain: Chain) -> Any:
 
 def by_splu(mdp: MDP, options: dict[str, Any] | None = None) -> Run:
     """SuperLU by SciPy."""
+    return _solved(mdp, lambda chain: splu_of_both(chain, mdp.start, options))
 
-    def solve(chain: Chain) -> tuple[Any, Any]:
-        factors = splu(sparse.csc_array(system_of(chain)), **options or {})
-        return factors.solve(chain.reward), factors.solve(mdp.start, trans="T")
 
-    return _solved(mdp, solve)
+def splu_of_both(chain: Chain, start: Any, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+    """V and d by SuperLU, factorised once for both."""
+    factors = splu(sparse.csc_array(system_of(chain)), **options or {})
+    return factors.solve(chain.reward), factors.solve(start, trans="T")
 
 
 def by_bicgstab(mdp: MDP) -> Run:
@@ -164,13 +165,14 @@ def band_factors(chain: Chain) -> tuple[Any, Any]:
 
 def by_band(mdp: MDP) -> Run:
     """LAPACK's LU of a band, once for both."""
+    return _solved(mdp, lambda chain: band_of_both(chain, mdp.start))
 
-    def solve(chain: Chain) -> tuple[Any, Any]:
-        factors, pivots = band_factors(chain)
-        V = dgbtrs(factors, REACH, REACH, chain.reward, pivots)[0]
-        return V, dgbtrs(factors, REACH, REACH, mdp.start, pivots, trans=1)[0]
 
-    return _solved(mdp, solve)
+def band_of_both(chain: Chain, start: Any) -> tuple[Any, Any]:
+    """V and d by LAPACK's LU of a band, factorised once for both."""
+    factors, pivots = band_factors(chain)
+    V = dgbtrs(factors, REACH, REACH, chain.reward, pivots)[0]
+    return V, dgbtrs(factors, REACH, REACH, start, pivots, trans=1)[0]
 
 
 def by_jax(mdp: MDP) -> Run:

@@ -10,8 +10,19 @@ from scipy.sparse.linalg import bicgstab, splu
 
 from bench.apart import Apart
 from bench.harness import Case, later
-from bench.sparse import IN_ORDER, REACH, Run, band_factors, chain_of, garnet_model, local_model, system_of
-from fastpg import MDP, DirectPolicy, evaluate
+from bench.sparse import (
+    IN_ORDER,
+    REACH,
+    Run,
+    band_factors,
+    band_of_both,
+    chain_of,
+    garnet_model,
+    local_model,
+    splu_of_both,
+    system_of,
+)
+from fastpg import MDP, DirectPolicy, evaluate, solvers
 from fastpg.chain import Chain
 
 # What those that iterate are asked for, of the largest value; all must agree within ten times as much.
@@ -25,6 +36,7 @@ def value_cases(quick: bool = False) -> list[Case]:
     return [
         _case(f"Garnet, S = {S:,}", garnet_model, S, limit, {"SciPy, bicgstab": by_bicgstab}),
         _case(f"moves of at most 20 states, S = {S:,}, discount 0.999", local_model, S, limit, local),
+        _both(f"moves of at most 20 states, S = {S:,}, discount 0.999", local_model(S)),
     ]
 
 
@@ -44,6 +56,19 @@ def _case(
     return Case(f"values from P_pi, {name}", contenders, tolerance=10 * ACCURACY, repeats=7, bytes_read=size)
 
 
+def _both(name: str, mdp: MDP) -> Case:
+    """V and d on the ready chain, of which V(s) d(s) is compared: an error of either shows."""
+    _, chain = chain_of(mdp)
+    solve: dict[str, Callable[[], tuple[Any, Any]]] = {
+        "fastpg": lambda: ours_of_both(chain, mdp.start),
+        "SciPy, splu": lambda: splu_of_both(chain, mdp.start, IN_ORDER),
+        "LAPACK, gbtrf": lambda: band_of_both(chain, mdp.start),
+    }
+    contenders: dict[str, Run | Apart] = {name: lambda run=run: np.multiply(*run()) for name, run in solve.items()}
+    size = chain.transition.data.nbytes + chain.transition.indices.nbytes
+    return Case(f"V and d from P_pi, {name}", contenders, tolerance=10 * ACCURACY, repeats=7, bytes_read=size)
+
+
 def _made(solve: Callable[[Chain], Run], make: Callable[[int], MDP], S: int) -> Run:
     return solve(chain_of(make(S))[1])
 
@@ -53,6 +78,12 @@ def ours(chain: Chain) -> Run:
     mdp = MDP(chain.transition, chain.reward, chain.discount)
     only = DirectPolicy(np.ones((mdp.n_states, 1)))
     return lambda: evaluate(mdp, only).value
+
+
+def ours_of_both(chain: Chain, start: Any) -> tuple[Any, Any]:
+    """fastpg's solver for the chain, chosen and factorised once for both."""
+    factors = solvers.choose(chain).factorise(chain)
+    return factors.solve(chain.reward), factors.solve_transposed(start)
 
 
 def by_bicgstab(chain: Chain) -> Run:

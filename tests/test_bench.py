@@ -99,6 +99,13 @@ def test_packages_that_optimise_evaluate_where_there_is_one_action(make, peer):
         assert np.abs(run() - V).max() <= 10 * values.ACCURACY * np.abs(V).max()
 
 
+def test_values_and_visitation_agree_between_all_who_solve_for_both():
+    case = values.value_cases(quick=True)[-1]
+    found = measured(case, 0.0)
+    assert found["failed"] == {}
+    assert list(found["warm"]) == list(case.contenders) == ["fastpg", "SciPy, splu", "LAPACK, gbtrf"]
+
+
 def test_figures_are_written_as_they_come_and_an_interrupt_keeps_them(tmp_path, monkeypatch, capsys):
     done = Case("done", {"fastpg": lambda: np.ones(1)}, repeats=1)
     never = Case("never", {"fastpg": fails(KeyboardInterrupt())})

@@ -39,13 +39,13 @@ def merge_successors(indices, first, pi, last, out, begin, place):
 def merge_transitions(data, first, pi, place, begin, start, stop, out):
     """out[place[j]] = sum_a pi(a|s) P(k|s,a) over the entries j of state s that lead to k, for s = start..stop-1"""
     A = pi.shape[1]
-    for n in range(begin[start], begin[stop]):
-        out[n] = 0.0
     for s in range(start, stop):
+        for n in range(np.uint64(begin[s]), np.uint64(begin[s + 1])):
+            out[n] = 0.0
         for a in range(A):
             p = pi[s, a]
             if p != 0.0:
-                for j in range(first[s * A + a], first[s * A + a + 1]):
+                for j in range(np.uint64(first[s * A + a]), np.uint64(first[s * A + a + 1])):
                     out[np.uint64(place[j])] += p * data[j]
 
 

@@ -97,12 +97,13 @@ def choose(chain: Chain) -> Solver:
         return GTH()
     if not chain.is_sparse:
         return _choose_dense(chain)
-    classes = communicating_classes(compressed(chain), max(chain.n_states // MANY, CLASS))
+    local = not chain.moves.far
+    classes = communicating_classes(compressed(chain), CLASS if local else max(chain.n_states // MANY, CLASS))
     if classes is not None and classes.sizes.max() <= CLASS:
         return Substitution()
     if chain.discount_complement < HIDDEN and not small and (recurrent := recurrent_classes(chain)):
         return GainBias(fallback=Direct()) if recurrent == 1 and not chain.ended.any() else Components()
-    if not chain.moves.far:
+    if local:
         return Banded()
     if small:
         return Direct().choose(chain)

@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from fastpg.chain import Chain
 from fastpg.errors import InvalidArgument
@@ -95,11 +96,10 @@ class Part(NamedTuple):
 
 def _eliminated(chain: Chain, band: Band) -> "BandedFactorisation":
     """Factors from both ends of the band until the states between them are no more than a move can cross."""
-    P, S = chain.rows, chain.n_states
+    P, S = _in_order(chain.rows, band.order), chain.n_states
     between = min(max(band.reach, 1), S)
     below = (S - between) // 2
-    order = np.arange(S, dtype=np.int32) if band.order is None else band.order.astype(np.int32)
-    at = frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:]), frozen(order), _places(band.order, S)
+    rows = frozen(P.data[:]), frozen(P.indices[:]), frozen(P.indptr[:])
     width = band.width + kernels.PAD
     parts = (
         Part(np.empty((S - below, width)), band.lower, S - below - between),
@@ -111,7 +111,7 @@ def _eliminated(chain: Chain, band: Band) -> "BandedFactorisation":
     def eliminate(end: int) -> None:
         (f, lower, own), begin, step = parts[end], end * (S - 1), 1 - 2 * end
         held = own if end else len(f)
-        least[end] = kernels.eliminate_part(*at, begin, step, *discount, held, own, lower, f, leaving[end])
+        least[end] = kernels.eliminate_part(*rows, begin, step, *discount, held, own, lower, f, leaving[end])
 
     spread(eliminate, ENDS, S * band.width)
     (f, lower, own), other = parts
@@ -178,15 +178,19 @@ def narrowest(chain: Chain) -> Band:
     if not chain.moves.far:
         return own
     order = reverse_cuthill_mckee(P, symmetric_mode=False)
-    place = _places(order, P.shape[0])
+    place = _places(order)
     step = place[P.indices] - np.repeat(place, np.diff(P.indptr))
     other = Band(order, int(-step.min(initial=0)), int(step.max(initial=0)))
     return min(own, other, key=lambda band: band.work)
 
 
-def _places(order: npt.NDArray[np.int32] | None, S: int) -> npt.NDArray[np.int32]:
+def _in_order(P: sparse.csr_array, order: npt.NDArray[np.int32] | None) -> sparse.csr_array:
+    """P_pi with its states in `order`."""
+    return P if order is None else sparse.csr_array((P.data, _places(order)[P.indices], P.indptr), shape=P.shape)[order]
+
+
+def _places(order: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Which place each state has in `order`."""
-    place = np.arange(S, dtype=np.int32)
-    if order is not None:
-        place[order] = place.copy()
-    return frozen(place)
+    place = np.empty_like(order)
+    place[order] = np.arange(order.size, dtype=order.dtype)
+    return place
