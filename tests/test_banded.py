@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from fastpg import MDP, SoftmaxPolicy, evaluate, parallel, policy_gradient, uniform
+from fastpg import MDP, SoftmaxPolicy, SolveError, evaluate, parallel, policy_gradient, uniform
 from fastpg.chain import induced_chain
 from fastpg.solvers import GTH, Banded, Near
 from fastpg.testing.oracles import exact, exact_discount, rational_solve
@@ -116,3 +116,14 @@ def test_policies_share_where_states_lead(seed):
         np.testing.assert_allclose(chain.transition.toarray(), expected, rtol=1e-14)
         np.testing.assert_array_equal(chain.transition.toarray() > 0, expected > 0)
         assert chain.transition.nnz == np.count_nonzero(expected)
+
+
+@pytest.mark.parametrize(("rare", "found"), [(1e-308, True), (5e-309, False), (5e-324, False)])
+def test_pivots_without_an_inverse_are_refused(rare, found):
+    rows = sparse.csr_array([[1.0, rare, 0.0], [0.0, 1.0, rare], [0.0, 0.0, 0.0]])
+    mdp = MDP(rows, [rare, rare, 0.0], 1.0, 0, terminal=[False, False, True])
+    if found:
+        np.testing.assert_allclose(evaluate(mdp, uniform(mdp), solver=Banded()).value, [2.0, 1.0, 0.0], rtol=1e-15)
+    else:
+        with pytest.raises(SolveError, match="singular to float64"):
+            evaluate(mdp, uniform(mdp), solver=Banded())

@@ -20,6 +20,8 @@ from fastpg.validation import FloatArray, frozen
 MEMORY = 2**31
 # The first state and the last.
 ENDS = (0, 1)
+# Pivots below have no inverse in float64.
+SMALLEST = 1.0 / float(np.finfo(np.float64).max)
 
 # f, lower, x, start, stop: one of the triangular systems, in place.
 Substitution: TypeAlias = Callable[[FloatArray, int, FloatArray, int, int], None]
@@ -116,7 +118,7 @@ def _eliminated(chain: Chain, band: Band) -> "BandedFactorisation":
     spread(eliminate, ENDS, S * band.width)
     (f, lower, own), other = parts
     kernels.meet(f, lower, leaving[0], other.factors, leaving[1], own)
-    if not min(*least, kernels.eliminate_band(f, lower, leaving[0], own, len(f))) > 0:
+    if not min(*least, kernels.eliminate_band(f, lower, leaving[0], own, len(f))) >= SMALLEST:
         raise singular(chain)
     for part in parts:
         frozen(part.factors)
