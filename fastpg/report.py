@@ -138,6 +138,7 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
     notes = [
         "detectable bias: any bias at least as long would be found with probability 0.9;",
         "  in brackets its share of the gradient length.",
+        *_UNSURE * any(not math.isfinite(line.check.detectable_bias) for line in lines),
         "left out: entries too rare to be judged.",
         f"Each line has its own trajectories and is tested at {false_alarm / len(lines):.3g} (Holm), so that an",
         f"  unbiased sampler is rejected with probability of about {false_alarm:.3g} or less.",
@@ -202,6 +203,10 @@ def _bias(check: CrossCheck) -> str:
     return _number(check.detectable_bias, ".2g") + (f" ({part:.0%})" if math.isfinite(part) else "")
 
 
+_UNSURE = (
+    "  -: no bias is sure to be found, for nothing is judged, or an entry rests on so",
+    "  few contributions that their skewness might explain any difference.",
+)
 _COLOURS = {"agrees": "green", "disagrees": "bold red", "undecided": "yellow"}
 
 

@@ -41,6 +41,8 @@ def test_crosscheck_compares_the_variances_of_estimators(capsys):
     assert code == 2
     assert "RewardToGo - best" in err
     assert "'actor'" in err
+    code, _, err = run(capsys, "--estimators", "RewardToGo,TD,rewardtogo", "--horizon", "5")
+    assert (code, "estimators must each be named once but RewardToGo is named 2 times" in err) == (2, True)
     code, _, err = run(capsys, "--estimators", "TD", "--horizon", "5")
     assert code == 2
     assert "infinite horizon only" in err
@@ -51,6 +53,13 @@ def test_help_says_what_all_leaves_out(capsys):
     words = " ".join(capsys.readouterr().out.split())
     for name in BY_NAME:
         assert name in words
+
+
+def test_the_legend_explains_where_no_bias_is_sure_to_be_found(capsys):
+    why = "-: no bias is sure to be found, for nothing is judged, or an entry rests on so\n  few contributions"
+    few, many = (run(capsys, "-n", n, "--estimators", "RewardToGo", "--horizon", "30")[1] for n in ("300", "3e5"))
+    assert why in few
+    assert why not in many
 
 
 def test_perturbed_policies_share_the_trajectories_of_their_line(capsys):
