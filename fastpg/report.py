@@ -18,6 +18,7 @@ from fastpg.documents import (
     exact_variance,
     sampled_variance,
     share,
+    too_costly,
     variance_seconds,
 )
 from fastpg.errors import InvalidArgument
@@ -167,7 +168,7 @@ def variance_text(lines: Sequence[Line], skipped: Mapping[Horizon, Sequence[str]
         (
             line.estimator,
             _steps_name(line.check.horizon),
-            _number(exact_variance(line.check), ".4g"),
+            "too costly" if too_costly(line.check) else _number(exact_variance(line.check), ".4g"),
             _number(sampled_variance(line.check), ".4g"),
             _number(line.check.estimate.steps / line.check.estimate.n, ".3g"),
             _number(variance_seconds(line), ".3g"),
@@ -179,6 +180,8 @@ def variance_text(lines: Sequence[Line], skipped: Mapping[Horizon, Sequence[str]
         "  a trajectory, or all those that a perturbation of the policy takes. -: not known exactly.",
         "variance x seconds: the seconds of sampling to a mean of variance 1; less is better.",
     ]
+    if any(too_costly(line.check) for line in lines):
+        notes.insert(2, "too costly: the exact variance would take more than some seconds.")
     notes += [
         fill(
             f"Not checked with T = {horizon}, for they are unbiased for the infinite horizon only: {', '.join(names)}.",

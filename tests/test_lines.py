@@ -1,6 +1,7 @@
 """The lines of a cross-check that are asked for by name."""
 
 import json
+import sys
 
 import pytest
 
@@ -53,6 +54,21 @@ def test_help_says_what_all_leaves_out(capsys):
     words = " ".join(capsys.readouterr().out.split())
     for name in BY_NAME:
         assert name in words
+
+
+def test_exact_variances_are_printed_where_only_the_covariance_is_too_large(monkeypatch, capsys):
+    names = "TotalReturn, RewardToGo - V, RewardToGo - average, EvolutionStrategy"
+    arguments = ("-n", "2e4", "--estimators", names, "--horizon", "20", "--json")
+    known = json.loads(run(capsys, *arguments)[1])["lines"]
+    monkeypatch.setattr(sys.modules["fastpg.crosscheck"], "AFFORDABLE", 0)
+    for line, exact in zip(json.loads(run(capsys, *arguments)[1])["lines"], known, strict=True):
+        assert line["exact_variance"] == (exact["exact_variance"] and pytest.approx(exact["exact_variance"], rel=1e-12))
+    assert known[-1]["exact_variance"] is None
+    assert all(line["exact_variance"] > 0 for line in known[:-1])
+    monkeypatch.setattr("fastpg.documents.AFFORDABLE", 0)
+    _, out, _ = run(capsys, *arguments[:-1])
+    assert out.count("too costly") == 4
+    assert "too costly: the exact variance" in out
 
 
 def test_the_legend_explains_where_no_bias_is_sure_to_be_found(capsys):
