@@ -21,7 +21,7 @@ from fastpg.sampling.estimate import GradientEstimate, Pooling, estimate_gradien
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.plan import Plan
 from fastpg.sampling.tables import Horizon
-from fastpg.validation import FloatArray, float_array, positive_count, real_between
+from fastpg.validation import FloatArray, float_array, positive_count, positive_number, real_between
 from fastpg.verdict import CrossCheck, directions, found_of_constants, judge, varying
 
 __all__ = ["CrossCheck", "crosscheck", "detectable_bias", "holm"]
@@ -88,9 +88,8 @@ def crosscheck(
         raise InvalidArgument(f"against must be 'gradient', 'mean' or 'infinite' but is {against!r}")
     if horizon is None:
         raise InvalidArgument("horizon must be a positive number of steps or 'geometric' but is None")
-    number = isinstance(until_decided, int | float | np.number) and not isinstance(until_decided, bool)
-    if until_decided is not None and not (number and until_decided > 0):
-        raise InvalidArgument(f"until_decided must be a positive share of the gradient but is {until_decided!r}")
+    if until_decided is not None:
+        until_decided = positive_number("until_decided", until_decided, "a positive share of the gradient")
     endless = isinstance(horizon, str) or against == "infinite"
     evaluation = evaluate(mdp, policy) if endless else evaluate(mdp, policy, horizon=cast("int", horizon))
     looks = [n] if until_decided is None else sorted({max(min(n, 2), n // 4**k) for k in range(LOOKS)})

@@ -16,6 +16,9 @@ from fastpg.model import MDP
 from fastpg.problems import Grid
 from fastpg.sampling.tables import Horizon
 
+# Products that an exact variance may take where no covariance was formed: a second or some.
+AFFORDABLE = 1.2e8
+
 Exact = Evaluation | FiniteHorizonEvaluation
 Document = dict[str, Any]
 
@@ -184,8 +187,19 @@ def _model(mdp: MDP) -> Document:
 
 
 def exact_variance(check: CrossCheck) -> float:
-    """The sum of the exact variances of one sample's estimate; nan where they were not computed."""
-    return math.nan if check.moments is None or check.covariance_in_units is None else check.moments.trace
+    """The sum of the exact variances of one sample's estimate; nan where they are not known, or too costly."""
+    return math.nan if check.moments is None or too_costly(check) else check.moments.trace
+
+
+def too_costly(check: CrossCheck) -> bool:
+    """Whether there are exact variances that are not computed."""
+    if check.moments is None or check.covariance_in_units is not None:
+        return False
+    entries = check.moments.entries
+    states = entries // check.exact.shape[1]
+    # Inverses take the place of steps without an end, and short ones take memory.
+    steps = max(check.horizon, 10) if isinstance(check.horizon, int) else states
+    return steps * states * entries > AFFORDABLE
 
 
 def sampled_variance(check: CrossCheck) -> float:

@@ -103,8 +103,13 @@ def left_out(names: str | None, horizons: Iterable[Horizon]) -> dict[Horizon, li
 
 
 def _chosen(names: str) -> list[str]:
-    every = [name for name in ESTIMATORS if name not in BY_NAME]
-    return every if names == "all" else [_known(name) for name in names.split(",")]
+    if names == "all":
+        return [name for name in ESTIMATORS if name not in BY_NAME]
+    chosen = [_known(name) for name in names.split(",")]
+    twice = next((name for name in chosen if chosen.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidArgument(f"estimators must each be named once but {twice} is named {chosen.count(twice)} times")
+    return chosen
 
 
 def _unbiased(name: str, horizon: Horizon) -> bool:

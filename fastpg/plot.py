@@ -318,7 +318,7 @@ def _scatter(panel: Axes, line: "Line") -> None:
             )
     panel.axline((0.0, 0.0), slope=1.0, color=INK, linewidth=0.8, zorder=1)
     panel.set_title(
-        f"{line.estimator}, T {check.horizon}: {check.verdict}\np = {check.p_value:.2g}", fontsize=TITLE, y=1.0, pad=15
+        f"{line.estimator}, T {check.horizon}\n{check.verdict}, p = {check.p_value:.2g}", fontsize=TITLE, y=1.0, pad=15
     )
     panel.set_xlabel("exact dJ/dθ", fontsize=LABEL)
     panel.set_ylabel("sampled ± 2 standard errors", fontsize=LABEL)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastpg.moments import estimator_moments
-from fastpg.plot import BLUE, GREY, INK, LABEL, RED, TICK, TITLE, _figure, _title
+from fastpg.plot import BLUE, GREY, INK, LABEL, PALE, RED, TICK, TITLE, _figure, _title
 from fastpg.sampling import GAE, RewardToGo
 from fastpg.validation import FloatArray
 
@@ -25,7 +25,7 @@ TRACES = np.linspace(0.0, 1.0, 11)
 def draw_variance(case: "Case", evaluation: "Exact", lines: "Sequence[Line]") -> "Figure":
     """Exact and sampled covariance of the first line, z-scores of all, variance against baseline and trace."""
     figure = _figure(12.0, 8.0)
-    # Rows by themselves: the names beside the bars take no room from the panel above them.
+    # Rows by themselves: the names beside the points take no room from the panel above them.
     above, below = figure.subfigures(2, 1)
     exact, sampled, scores = above.subplots(1, 3)
     baselines, traces, costs = below.subplots(1, 3)
@@ -52,13 +52,20 @@ def _covariances(figure: "SubFigure", exact: "Axes", sampled: "Axes", line: "Lin
     for panel, matrix, name in ((exact, known, "exact"), (sampled, seen, "sampled")):
         image = panel.imshow(matrix / np.outer(scale, scale), cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
         panel.set_title(f"{line.estimator}: {name} covariance", fontsize=TITLE)
-        panel.set_xlabel("entry (those tested)", fontsize=LABEL)
+        panel.set_xlabel(_tested(check), fontsize=LABEL)
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.tick_params(labelsize=TICK)
     bar = figure.colorbar(image, ax=sampled, shrink=0.8)
     bar.ax.tick_params(labelsize=TICK)
     bar.set_label("in units of the exact deviations", fontsize=LABEL)
+
+
+def _tested(check: "CrossCheck") -> str:
+    """What the rows and columns are of what is tested."""
+    used = check.estimate.pooling.pool >= 0
+    entries, pools = int(used.sum()), np.unique(check.estimate.pooling.pool[used]).size
+    return "entry (those tested)" if pools == entries else f"pool (of the {entries} entries tested)"
 
 
 def covariances_tested(check: "CrossCheck") -> tuple[FloatArray, FloatArray]:
@@ -106,24 +113,29 @@ def _curve(panel: "Axes", x: FloatArray, variance: list[float], label: str, titl
 
 
 def _costs(panel: "Axes", lines: "Sequence[Line]") -> None:
-    """Exact and sampled variance of each line, side by side."""
+    """Exact and sampled variance of each line, and the number: the exact one where it is known."""
     from fastpg.documents import exact_variance, sampled_variance
 
     place = np.arange(len(lines))
     exact = np.array([exact_variance(line.check) for line in lines])
     sampled = np.array([sampled_variance(line.check) for line in lines])
-    panel.barh(place - 0.2, exact, 0.4, color=BLUE, label="exact")
-    panel.barh(place + 0.2, sampled, 0.4, color=GREY, label="sampled")
+    panel.plot(sampled, place, "o", color=GREY, markersize=7, markerfacecolor="none", label="sampled")
+    panel.plot(exact, place, "o", color=BLUE, markersize=3.5, label="exact")
     names = [f"{x.estimator}, T {x.check.horizon}".replace("geometric", "geom.") for x in lines]
     panel.set_yticks(place, names, fontsize=TICK)
     panel.invert_yaxis()
+    panel.grid(axis="y", color=PALE, linewidth=0.8)
+    panel.set_axisbelow(True)
+    shown = np.where(np.isfinite(exact), exact, sampled)
+    values = panel.secondary_yaxis("right")
+    values.set_yticks(place, [f"{x:.3g}" for x in shown], fontsize=TICK)
+    values.tick_params(length=0)
     found = np.concatenate((exact, sampled))
     found = found[np.isfinite(found) & (found > 0)]
-    # A bar is as long as its logarithm says, so that near ones would look far apart.
     if found.size and found.max() > 10 * found.min():
         panel.set_xscale("log")
-        panel.set_xlim(left=10.0 ** (np.ceil(np.log10(found.min())) - 1))
     else:
+        panel.set_xlim(left=0.0)
         panel.locator_params(axis="x", nbins=5)
     panel.set_xlabel(VARIANCE, fontsize=LABEL)
     panel.set_title("variance of all lines", fontsize=TITLE, pad=24)

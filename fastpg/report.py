@@ -18,6 +18,7 @@ from fastpg.documents import (
     exact_variance,
     sampled_variance,
     share,
+    too_costly,
     variance_seconds,
 )
 from fastpg.errors import InvalidArgument
@@ -138,6 +139,7 @@ def crosscheck_text(case: Case, exact: Mapping[Horizon, Exact], lines: Sequence[
     notes = [
         "detectable bias: any bias at least as long would be found with probability 0.9;",
         "  in brackets its share of the gradient length.",
+        *_UNSURE * any(not math.isfinite(line.check.detectable_bias) for line in lines),
         "left out: entries too rare to be judged.",
         f"Each line has its own trajectories and is tested at {false_alarm / len(lines):.3g} (Holm), so that an",
         f"  unbiased sampler is rejected with probability of about {false_alarm:.3g} or less.",
@@ -166,7 +168,7 @@ def variance_text(lines: Sequence[Line], skipped: Mapping[Horizon, Sequence[str]
         (
             line.estimator,
             _steps_name(line.check.horizon),
-            _number(exact_variance(line.check), ".4g"),
+            "too costly" if too_costly(line.check) else _number(exact_variance(line.check), ".4g"),
             _number(sampled_variance(line.check), ".4g"),
             _number(line.check.estimate.steps / line.check.estimate.n, ".3g"),
             _number(variance_seconds(line), ".3g"),
@@ -178,6 +180,8 @@ def variance_text(lines: Sequence[Line], skipped: Mapping[Horizon, Sequence[str]
         "  a trajectory, or all those that a perturbation of the policy takes. -: not known exactly.",
         "variance x seconds: the seconds of sampling to a mean of variance 1; less is better.",
     ]
+    if any(too_costly(line.check) for line in lines):
+        notes.insert(2, "too costly: the exact variance would take more than some seconds.")
     notes += [
         fill(
             f"Not checked with T = {horizon}, for they are unbiased for the infinite horizon only: {', '.join(names)}.",
@@ -202,6 +206,10 @@ def _bias(check: CrossCheck) -> str:
     return _number(check.detectable_bias, ".2g") + (f" ({part:.0%})" if math.isfinite(part) else "")
 
 
+_UNSURE = (
+    "  -: no bias is sure to be found, for nothing is judged, or an entry rests on so",
+    "  few contributions that their skewness might explain any difference.",
+)
 _COLOURS = {"agrees": "green", "disagrees": "bold red", "undecided": "yellow"}
 
 

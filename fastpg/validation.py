@@ -1,5 +1,6 @@
 """One way to check input: each broken rule becomes one sentence with place, value, rule and count."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -167,10 +168,31 @@ def real_between(
     name: str, value: object, low: float, high: float, error: type[FastPGError] = InvalidArgument
 ) -> float:
     """`value` as a float within [low, high]."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float | np.integer | np.floating)
-        or not low <= float(value) <= high
-    ):
+    number = _real(value)
+    if not low <= number <= high:
         raise error(f"{name} must be a number in [{low:g}, {high:g}] but is {value!r}")
-    return float(value)
+    return number
+
+
+def positive_number(name: str, value: object, rule: str = "a positive number") -> float:
+    """`value` as a finite float above 0."""
+    number = _real(value)
+    if not 0 < number < math.inf:
+        raise InvalidArgument(f"{name} must be {rule} but is {value!r}")
+    return number
+
+
+def _real(value: object) -> float:
+    """`value` as a float, infinite where it is too large for one; nan where it is no real number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def require_progress(value: object) -> None:
+    """Raise unless `value` can be told how far a run is, or is None."""
+    if value is not None and not callable(value):
+        raise InvalidArgument(f"progress must be a function of the number done, such as print, but is {value!r}")

@@ -1,6 +1,7 @@
 """The verdict on an estimate: which entries are judged, by which test, and what it says."""
 
 from dataclasses import dataclass
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ from fastpg.validation import BoolArray, FloatArray, frozen
 
 # An event that so many distinct trajectories should have had is missed by all of them with probability exp(-30).
 SURELY_SEEN = 30
+# Columns of a report.
+WIDTH = 120
 # More directions than this allows would make the joint test reject too often.
 CONTRIBUTIONS_A_DIRECTION = 20
 BLOCKS_A_DIRECTION = 16
@@ -157,7 +160,7 @@ class CrossCheck:
                 f"  {np.count_nonzero(self.contradicted)} entries contradict the model outright, first [{s}, {a}]: "
                 f"exact {self.exact[s, a]:.6g}, sampled {e.mean[s, a]:.6g}"
             )
-        return "\n".join(lines)
+        return "\n".join(fill(line, WIDTH, subsequent_indent="  ") for line in lines)
 
 
 def directions(expected: Contributions) -> Pooling:

@@ -151,7 +151,7 @@ def test_an_infinite_variance_cannot_be_judged():
 def test_bad_arguments_are_told():
     with pytest.raises(InvalidArgument, match="against must be"):
         crosscheck(LAKE, POLICY, RewardToGo(), n=10, horizon=2, rng=0, against="truth")
-    for share in (0, True, "10%"):
+    for share in (0, True, "10%", np.complex128(1), np.inf, np.nan):
         with pytest.raises(InvalidArgument, match="until_decided must be a positive share"):
             crosscheck(LAKE, POLICY, RewardToGo(), n=10, horizon=2, rng=0, until_decided=share)
 

@@ -1,6 +1,7 @@
 """The lines of a cross-check that are asked for by name."""
 
 import json
+import sys
 
 import pytest
 
@@ -41,6 +42,8 @@ def test_crosscheck_compares_the_variances_of_estimators(capsys):
     assert code == 2
     assert "RewardToGo - best" in err
     assert "'actor'" in err
+    code, _, err = run(capsys, "--estimators", "RewardToGo,TD,rewardtogo", "--horizon", "5")
+    assert (code, "estimators must each be named once but RewardToGo is named 2 times" in err) == (2, True)
     code, _, err = run(capsys, "--estimators", "TD", "--horizon", "5")
     assert code == 2
     assert "infinite horizon only" in err
@@ -51,6 +54,28 @@ def test_help_says_what_all_leaves_out(capsys):
     words = " ".join(capsys.readouterr().out.split())
     for name in BY_NAME:
         assert name in words
+
+
+def test_exact_variances_are_printed_where_only_the_covariance_is_too_large(monkeypatch, capsys):
+    names = "TotalReturn, RewardToGo - V, RewardToGo - average, EvolutionStrategy"
+    arguments = ("-n", "2e4", "--estimators", names, "--horizon", "20", "--json")
+    known = json.loads(run(capsys, *arguments)[1])["lines"]
+    monkeypatch.setattr(sys.modules["fastpg.crosscheck"], "AFFORDABLE", 0)
+    for line, exact in zip(json.loads(run(capsys, *arguments)[1])["lines"], known, strict=True):
+        assert line["exact_variance"] == (exact["exact_variance"] and pytest.approx(exact["exact_variance"], rel=1e-12))
+    assert known[-1]["exact_variance"] is None
+    assert all(line["exact_variance"] > 0 for line in known[:-1])
+    monkeypatch.setattr("fastpg.documents.AFFORDABLE", 0)
+    _, out, _ = run(capsys, *arguments[:-1])
+    assert out.count("too costly") == 4
+    assert "too costly: the exact variance" in out
+
+
+def test_the_legend_explains_where_no_bias_is_sure_to_be_found(capsys):
+    why = "-: no bias is sure to be found, for nothing is judged, or an entry rests on so\n  few contributions"
+    few, many = (run(capsys, "-n", n, "--estimators", "RewardToGo", "--horizon", "30")[1] for n in ("300", "3e5"))
+    assert why in few
+    assert why not in many
 
 
 def test_perturbed_policies_share_the_trajectories_of_their_line(capsys):

@@ -175,6 +175,11 @@ def test_a_bias_that_no_number_of_samples_removes_is_told():
         samples_needed(ev, GAE(0.0, np.zeros(16)), 0.01)
     with pytest.raises(InvalidArgument, match="relative_error must be a positive number but is 0"):
         samples_needed(ev, RewardToGo(), 0)
+    for wrong in (True, np.True_, 1j, np.complex128(1), np.inf, np.nan, 10**400, -1, "1%", None):
+        with pytest.raises(InvalidArgument, match="relative_error must be a positive number but is"):
+            samples_needed(ev, RewardToGo(), wrong)
+    for number in (np.float32(0.5), np.int64(1)):
+        assert samples_needed(ev, RewardToGo(), number) == samples_needed(ev, RewardToGo(), float(number))
     still = problems.bandit([1.0, 1.0])
     with pytest.raises(InvalidArgument, match="gradient that is not 0"):
         samples_needed(evaluate(still, SoftmaxPolicy.uniform(still)), RewardToGo(), 0.1)

@@ -189,7 +189,7 @@ def test_geometric_total_return_is_that_of_a_model_that_ends():
     assert np.abs(geometric.bias).max() <= 1e-14
 
 
-@pytest.mark.parametrize("horizon", [None, "geometric"])
+@pytest.mark.parametrize("horizon", [None, "geometric", 7])
 def test_blocks_of_sparse_models_are_those_of_the_covariance(horizon):
     mdp = problems.garnet(60, 2, 2, rng=0, sparse=True, discount=0.8)
     policy, rng = SoftmaxPolicy.random(mdp, rng=1), np.random.default_rng(2)

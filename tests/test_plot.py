@@ -151,14 +151,32 @@ def variances_drawn(names, horizons, tmp_path, n=20_000):
     return drawn(draw_variance(case, exact[horizons[0]], lines), tmp_path)
 
 
-def test_bars_of_variances_show_their_ratios(tmp_path):
+def test_variances_are_points_with_their_values(tmp_path):
     near = axes_titled(variances_drawn("RewardToGo,RewardToGo - V", ["geometric", 100], tmp_path), "variance of all")
     assert near.get_xscale() == "linear"
     assert near.get_xlim()[0] == 0
     far = axes_titled(variances_drawn("RewardToGo,PlugIn Q - V", ["geometric"], tmp_path), "variance of all")
     assert far.get_xscale() == "log"
-    least = min(bar.get_width() for bar in far.patches)
-    assert least / 10 <= far.get_xlim()[0] < least
+    assert not far.patches
+    (values,) = far.child_axes
+    sampled, exact = (line.get_xdata() for line in far.get_lines())
+    assert [x.get_text() for x in values.get_yticklabels()] == [f"{x:.3g}" for x in exact]
+    np.testing.assert_allclose(sampled, exact, rtol=0.3)
+    assert far.get_xlim()[0] < min(*sampled, *exact)
+
+
+def test_covariances_of_pools_are_called_so(tmp_path):
+    case, evaluation = evaluated("garnet")
+    check = fastpg.crosscheck(evaluation.mdp, evaluation.policy, fastpg.RewardToGo(), n=10_000, horizon=20, rng=0)
+    entries = (check.estimate.pooling.pool >= 0).sum()
+    known, _ = covariances_tested(check)
+    assert len(known) < entries
+    panel = axes_titled(
+        drawn(draw_variance(case, evaluation, [Line("RewardToGo", check, 1.0)]), tmp_path), "exact covariance"
+    )
+    assert panel.get_xlabel() == f"pool (of the {entries} entries tested)"
+    alone = axes_titled(variances_drawn("RewardToGo", [30], tmp_path), "exact covariance")
+    assert alone.get_xlabel() == "entry (those tested)"
 
 
 def test_labels_say_what_lines_of_other_kinds_are(tmp_path):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from bench import accuracy, report
+from fastpg import RewardToGo, SoftmaxPolicy, crosscheck, problems
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,6 +25,14 @@ def test_the_command_line_prints_what_readme_shows():
 
     assert "SPEED" in without_speed(shown[2])
     assert without_speed(run.stdout) == without_speed(shown[2])
+
+
+def test_the_report_of_a_crosscheck_has_the_lines_that_readme_shows():
+    shown = re.search(r">>> print\(crosscheck\(.*\n((?:.+\n)+)", README)[1]
+    mdp = problems.frozen_lake("4x4", discount=0.99)
+    policy = SoftmaxPolicy.uniform(mdp)
+    check = crosscheck(mdp, policy, RewardToGo(), n=1_000_000, horizon="geometric", rng=0)
+    assert f"{check}\n" == shown
 
 
 def test_the_main_command_of_readme_is_the_one_it_shows():

@@ -24,6 +24,7 @@ from fastpg import (
     problems,
     rollout,
     sample_evaluation,
+    sample_returns,
 )
 from fastpg.kernels import sampling as kernels
 from fastpg.sampling.estimate import Pooling
@@ -259,6 +260,35 @@ def test_bad_arguments_are_named(change, error, message):
         with pytest.raises(error) as caught:
             call(LAKE, policy, **arguments)
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("progress", [True, 3, "bar"])
+def test_progress_must_be_callable(progress):
+    for call in (
+        lambda: estimate_gradient(LAKE, RANDOM, RewardToGo(), n=10, horizon=5, rng=0, progress=progress),
+        lambda: sample_evaluation(LAKE, RANDOM, n=10, rng=0, progress=progress),
+    ):
+        with pytest.raises(InvalidArgument, match=f"progress must be a function .* but is {progress!r}"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("n", "horizon", "size"),
+    [(10**9, 10**6, 16_000_012 * 10**9), (10**12, 10**6, 16_000_012 * 10**12), (2**62, "geometric", 12 * 2**62)],
+)
+def test_trajectories_that_no_memory_holds_are_refused(n, horizon, size):
+    with pytest.raises(InvalidArgument) as caught:
+        rollout(LAKE, RANDOM, n=n, horizon=horizon, rng=0)
+    for words in (
+        f"n = {n} trajectories",
+        f"horizon {horizon}",
+        f"{size} bytes",
+        "estimate_gradient",
+        "sample_returns",
+    ):
+        assert words in str(caught.value)
+    with pytest.raises(InvalidArgument, match=f"{8 * 2**62} bytes"):
+        sample_returns(LAKE, RANDOM, n=2**62, horizon=3, rng=0)
 
 
 @pytest.mark.parametrize(

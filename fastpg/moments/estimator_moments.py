@@ -136,7 +136,8 @@ class EstimatorMoments:
 
         For an estimator that has none so far.
         """
-        self._require_room(full=False)
+        # Step by step, N and n need the tables that all of a covariance needs.
+        self._require_room(full=isinstance(self.plan.horizon, int))
         assert not isinstance(self._recursion, Perturbed)
         assert isinstance(self.plan, Plan)
         N, n = self._recursion.parabola() if self._law.states.size else np.zeros((2, 0))
@@ -221,7 +222,9 @@ def estimator_moments(
     E X X^T solves the same linear recursion as E X under the law weighted by ratio^2. `mean` and `bias` take two
     solves, sparse ones for a large sparse model. On the S states that are reached `blocks`, and with it `variance` and
     `trace`, takes time O(S^3 + S^2 A + S A^2) and memory O(S^2 A), O(S^2) for a sparse model, and `covariance()` time
-    O(S^3 A^2); for a horizon of T steps both take time O(T S^3 A^2) and memory O(S^2 A).
+    O(S^3 A^2). For a horizon of T steps `blocks` takes time O(T S^2 (S + A) + T^2 S A), where steps are sparse O(T S)
+    a transition in place of O(T S^3), and memory O(S^2 + T S A); `covariance()` time O(T S^3 A^2) and memory O(S^2 A).
+    A `TotalReturn`, a `BatchAverage` and weights of whole trajectories take some A times as long.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, evaluate, problems
     >>> mdp = problems.bandit([1.0, 0.0])

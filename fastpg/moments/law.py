@@ -165,7 +165,7 @@ def solved(factor: float, K: Transition, b: FloatArray, *, transposed: bool = Fa
 def own_block(matrix: Transition, x: FloatArray | Products) -> FloatArray:
     """sum_k matrix[s A + a, k] x(k, s, b), shape (S, A, A)."""
     if not isinstance(x, np.ndarray):
-        return np.asarray(sum(_own_entry(matrix, X)[:, :, None] * v[:, None, :] for X, v in x))
+        return np.asarray(sum(own_entry(matrix, X)[:, :, None] * v[:, None, :] for X, v in x))
     S, _, A = x.shape
     if isinstance(matrix, np.ndarray):
         return np.asarray(matrix.reshape(S, A, S) @ x.transpose(1, 0, 2))
@@ -174,7 +174,7 @@ def own_block(matrix: Transition, x: FloatArray | Products) -> FloatArray:
     return np.stack([_sums(row, column, S * A) for column in terms.T], axis=1).reshape(S, A, A)
 
 
-def _own_entry(matrix: Transition, x: FloatArray) -> FloatArray:
+def own_entry(matrix: Transition, x: FloatArray) -> FloatArray:
     """sum_k matrix[s A + a, k] x(k, s), shape (S, A)."""
     S = x.shape[0]
     if isinstance(matrix, np.ndarray):

@@ -1,7 +1,7 @@
 """What exact moments are good for before anything is sampled: the best baseline, and how many trajectories to take."""
 
 from dataclasses import is_dataclass, replace
-from math import ceil, inf, sqrt
+from math import ceil, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from fastpg.moments.estimator_moments import EstimatorMoments, estimator_moments
 from fastpg.sampling.estimators import Estimator, checked
 from fastpg.sampling.faults import Fault
 from fastpg.sampling.tables import Horizon
-from fastpg.validation import FloatArray, frozen
+from fastpg.validation import FloatArray, frozen, positive_number
 
 # More trajectories than this are an error of the caller.
 MOST_SAMPLES = 1e300
@@ -78,8 +78,7 @@ def samples_needed(
     >>> samples_needed(evaluate(mdp, SoftmaxPolicy.uniform(mdp)), RewardToGo(), 0.01)
     10000
     """
-    if not isinstance(relative_error, float | int) or not 0 < relative_error < inf:
-        raise InvalidArgument(f"relative_error must be a positive number but is {relative_error!r}")
+    relative_error = positive_number("relative_error", relative_error)
     moments = estimator_moments(evaluation, estimator, horizon=horizon)
     size = _length(moments.gradient)
     if size == 0:

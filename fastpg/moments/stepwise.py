@@ -19,6 +19,7 @@ from fastpg.moments.law import (
     centred,
     multiplied,
     own_block,
+    own_entry,
     score_blocks,
     score_sizes,
     solved,
@@ -81,8 +82,8 @@ class Stepwise:
         if moment == 1:
             return S * steps
         # Of an endless process (S, S) matrices are enough, else there is a handful of (S, S, A) tables.
-        row = 8 * S * A if full or steps else (8 + 4 * A * self.law.is_dense) * S
-        return S * max(row, 6 * steps)
+        row = 8 * S * A if full else (8 + 4 * A * self.law.is_dense) * S
+        return S * max(row, (5 * A + 6) * steps)
 
     @cached_property
     def e(self) -> FloatArray:
@@ -124,6 +125,8 @@ class Stepwise:
         total = Total(np.zeros((S, A, A)), np.zeros((S, A, S, A)) if full else None)
         if self.horizon is None:
             self._gather(solved(gg, K, self.law.start, transposed=True), self._fixed_point(), total)
+        elif not full:
+            self._add_blocks(_forward(gg * K, self.law.start, self.horizon)[::-1], total)
         else:
             ahead = self._at_the_end()
             for w in _forward(gg * K, self.law.start, self.horizon)[::-1]:
@@ -161,6 +164,37 @@ class Stepwise:
             add(w, ahead)
             ahead = self._earlier(ahead, change(ahead.h), credited=False)
         return N, n
+
+    def _add_blocks(self, w: FloatArray, total: "Total") -> None:
+        """Add the blocks of E X X^T, of steps from states with weights w (T, S) that have 0, 1, ... steps to go.
+
+        With t of them E X(s) from a state k is the sum over i < t of (g K)^(t-1-i)(k, s) p_i(s), p_i what is worth a
+        step with i after it, and E H X(s) such sums of y_i, and by (k g K)^m g C (g K)^n of p_i. Blocks need the
+        (S, A) entries of these matrices by which a state returns to itself, not their products with p and y.
+        """
+        (_, g, _, kg, _), first, second = self.coefficients, self.mean_step, self.square_step
+        T, (S, A) = len(w), self.law.shape
+        p, y, psi = np.empty((3, T, S, A))
+        h, h2 = self.law.last, self.law.last**2
+        for i in range(T):
+            p[i] = self._worth(h)
+            h2_earlier, psi[i], y[i] = self._sources(h, h2)
+            h, h2 = first.credit + self.coefficients.k * (first.chain @ h), h2_earlier
+        of_p, of_y = np.zeros((2, T, S, A))
+        D, D2, through = np.eye(S), np.eye(S), np.zeros((S, S))
+        for j in range(T - 1):
+            of_p[j] = g * own_entry(second.onto_signal, D) + kg * own_entry(second.onto, through)
+            of_y[j] = kg * own_entry(second.onto, D2)
+            through = kg * (second.chain @ through) + g * (second.chain_credit @ D)
+            D = g * (first.chain @ D)
+            D2 = D if kg == g and self.law.on_policy else kg * (second.chain @ D2)
+        later = np.zeros((S, A, A))
+        for i in range(T - 1):
+            for back, worth in ((of_p, p[i]), (of_y, y[i])):
+                after = np.einsum("ts,tsa->sa", w[i + 1 :], back[: T - 1 - i])
+                later += after[:, :, None] * worth[:, None, :]
+        both = centred(self.law.pi, later)
+        total.blocks[...] += score_blocks(self.law.pi, np.einsum("ts,tsa->sa", w, psi)) + both + both.swapaxes(1, 2)
 
     @cached_property
     def _h(self) -> FloatArray:

@@ -21,7 +21,15 @@ from fastpg.sampling.perturbation import PerturbedPlan
 from fastpg.sampling.plan import Plan, plan
 from fastpg.sampling.sampler import Earner
 from fastpg.sampling.tables import Horizon, IntArray
-from fastpg.validation import BoolArray, FloatArray, float_array, frozen, positive_count, require_finite
+from fastpg.validation import (
+    BoolArray,
+    FloatArray,
+    float_array,
+    frozen,
+    positive_count,
+    require_finite,
+    require_progress,
+)
 
 # Block sums of this many runs of trajectories carry the statistics; up to this n a block is one trajectory.
 BLOCKS = 4096
@@ -147,6 +155,7 @@ def estimate_gradient(
     (2, 2)
     """
     n = positive_count("n", n)
+    require_progress(progress)
     key, made = philox_key(rng), plan(mdp, policy, estimator, horizon, threads=threads)
     shape, rows = made.policy.probabilities.shape, made.rows
     made.require_sample(n, keep_partial=keep_partial)

@@ -16,7 +16,7 @@ from fastpg.parallel import StopFlag, in_order
 from fastpg.policy import Policy, fitted
 from fastpg.rng import RNG, philox_key
 from fastpg.sampling.tables import outcome_table, stopping
-from fastpg.validation import FloatArray, frozen, positive_count
+from fastpg.validation import FloatArray, frozen, positive_count, require_progress
 
 PIECES = 64
 
@@ -100,6 +100,7 @@ def sample_evaluation(
     Source: Sutton & Barto (2018), section 5.1.
     """
     policy, n = fitted(policy, mdp), positive_count("n", n)
+    require_progress(progress)
     key, rule = philox_key(rng), stopping(mdp, policy, "geometric")
     table = outcome_table(mdp, policy, threads=threads)
     unit = power_of_two(float(np.abs(table.reward).max(initial=0.0)))

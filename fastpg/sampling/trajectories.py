@@ -1,11 +1,14 @@
 """Whole trajectories, stored or summed to their returns."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from fastpg.chain import finite
+from fastpg.errors import InvalidArgument
 from fastpg.kernels import sampling as kernels
 from fastpg.model import MDP
 from fastpg.parallel import StopFlag, run
@@ -48,18 +51,20 @@ def rollout(
 
     `horizon` is a number of steps T, or "geometric": go on with probability `discount` after each step, when T is the
     longest trajectory that occurred. Trajectory i is the same bit for bit whatever n, and whatever the threads.
-    Use `estimate_gradient` for what need not be stored.
+    Use `estimate_gradient` for what need not be stored; InvalidArgument where memory does not hold them.
 
     >>> from fastpg import SoftmaxPolicy, problems, rollout
     >>> mdp = problems.frozen_lake("4x4", slippery=False)
     >>> rollout(mdp, SoftmaxPolicy.uniform(mdp), n=3, horizon=5, rng=0).states[:, 0]
     array([0, 0, 0], dtype=int32)
     """
-    pieces, rule, table = _sampler(mdp, policy, horizon, n, threads)
+    n, rule, table = _sampler(mdp, policy, horizon, n, threads)
     key, law = philox_key(rng), rule.law(table)
     by_slot, (reward,) = table.indexed(mdp, table.reward)
-    lengths = np.empty(n, np.int64)
-    longest = rule.horizon
+    longest = 0 if horizon == "geometric" else rule.horizon
+    with _storing(n, horizon, (16 * longest + 12) * n):
+        lengths = np.empty(n, np.int64)
+    pieces = _pieces(n)
     if horizon == "geometric":
 
         def measure(piece: slice, stop: StopFlag) -> None:
@@ -67,8 +72,9 @@ def rollout(
 
         run(measure, pieces, threads)
         longest = int(lengths.max())
-    states, actions = np.empty((n, longest + 1), np.int32), np.empty((n, longest), np.int32)
-    rewards = np.empty((n, longest))
+    with _storing(n, horizon, (16 * longest + 12) * n):
+        states, actions = np.empty((n, longest + 1), np.int32), np.empty((n, longest), np.int32)
+        rewards = np.empty((n, longest))
 
     def fill(piece: slice, stop: StopFlag) -> None:
         out = (states[piece], actions[piece], rewards[piece], lengths[piece])
@@ -91,22 +97,39 @@ def sample_returns(
     >>> sample_returns(mdp, SoftmaxPolicy.uniform(mdp), n=3, horizon=5, rng=0)
     array([0., 0., 0.])
     """
-    pieces, rule, table = _sampler(mdp, policy, horizon, n, threads)
+    n, rule, table = _sampler(mdp, policy, horizon, n, threads)
     key, law = philox_key(rng), rule.law(table)
     by_slot, (reward,) = table.indexed(mdp, table.reward)
-    out = np.empty(n)
+    with _storing(n, horizon, 8 * n):
+        out = np.empty(n)
 
     def add(piece: slice, stop: StopFlag) -> None:
         kernels.returns(key, piece.start, law, mdp.n_actions, by_slot, reward, rule.discounts, stop, out[piece])
 
-    run(add, pieces, threads)
+    run(add, _pieces(n), threads)
     return frozen(finite("returns", out, mdp))
 
 
 def _sampler(
     mdp: MDP, policy: Policy, horizon: Horizon, n: int, threads: int | None
-) -> tuple[list[slice], Stopping, OutcomeTable]:
-    """Checked arguments: the pieces of 0..n-1, when a trajectory stops and what it is drawn from."""
+) -> tuple[int, Stopping, OutcomeTable]:
+    """Checked arguments: how many trajectories, when one stops and what it is drawn from."""
     policy, n = fitted(policy, mdp), positive_count("n", n)
-    pieces = [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
-    return pieces, stopping(mdp, policy, horizon), outcome_table(mdp, policy, threads=threads)
+    return n, stopping(mdp, policy, horizon), outcome_table(mdp, policy, threads=threads)
+
+
+def _pieces(n: int) -> list[slice]:
+    """The pieces of 0..n-1."""
+    return [slice(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
+
+
+@contextmanager
+def _storing(n: int, horizon: Horizon, size: int) -> Iterator[None]:
+    """InvalidArgument where there is no memory for what takes so many bytes."""
+    try:
+        yield
+    except (MemoryError, ValueError):  # ValueError where no address would be large enough.
+        raise InvalidArgument(
+            f"n = {n} trajectories with horizon {horizon} take {size} bytes ({size / 2**30:.3g} GiB), more than memory "
+            "holds; use fewer, estimate_gradient, which stores none, or sample_returns, which stores their returns"
+        ) from None
