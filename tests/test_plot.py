@@ -115,6 +115,19 @@ def test_crosschecks_show_judged_and_left_out_entries(name, tmp_path):
         assert ("left out" in labels) == bool(line.check.left_out)
 
 
+def test_titles_of_lines_stay_within_the_picture(tmp_path):
+    case, evaluation = evaluated("frozen-lake-4x4")
+    check = fastpg.crosscheck(evaluation.mdp, evaluation.policy, fastpg.RewardToGo(), n=10, horizon="geometric", rng=0)
+    figure = drawn(draw_crosscheck(case, evaluation, [Line("RewardToGo - average", check, 1.0)] * 5), tmp_path)
+    titles = [
+        axes.title.get_window_extent() for axes in figure.findobj(matplotlib.axes.Axes) if "T geo" in axes.get_title()
+    ]
+    edges = [x for box in sorted(titles, key=lambda box: box.x0) for x in (box.x0, box.x1)]
+    assert len(edges) == 10
+    assert edges == sorted(edges)
+    assert 0 < edges[0] < edges[-1] < figure.bbox.width
+
+
 def test_the_picture_of_variances_shows_what_is_computed(tmp_path):
     case, evaluation = evaluated("frozen-lake-4x4")
     estimator = fastpg.RewardToGo(evaluation.value)

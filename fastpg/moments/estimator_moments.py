@@ -99,7 +99,7 @@ class EstimatorMoments:
 
     @cached_property
     def trace(self) -> float:
-        """E |X - E X|^2."""
+        """E |X - E X|^2; in units of reward squared, so that rewards below 1e-162 give 0: see `standard_deviation`."""
         return float(self.variance.sum()) if self.finite else float("inf")
 
     @cached_property
