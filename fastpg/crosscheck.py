@@ -220,11 +220,15 @@ def _named(
     check: CrossCheck, evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, *, own: bool
 ) -> CrossCheck:
     """`check` with the fault that its sample has, where one explains it; else, if `own`, the estimator's own bias."""
-    if check.covariance_in_units is None:
-        return check
-    used = check.judged & (check.estimate.pooling.pool >= 0)
     fault = likely_fault(
-        evaluation, estimator, check.estimate, used, check.contradicted, horizon=check.horizon, own=own
+        evaluation,
+        estimator,
+        check.estimate,
+        check.judged & (check.estimate.pooling.pool >= 0),
+        check.contradicted,
+        horizon=check.horizon,
+        own=own,
+        sampled=check.covariance_in_units is None,
     )
     return replace(check, fault=fault)
 

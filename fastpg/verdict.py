@@ -14,8 +14,8 @@ from fastpg.judgement import (
     chi_square,
     critical_z,
     hotelling,
+    largest,
     length,
-    raised,
     sidak,
     sidak_level,
     special,
@@ -103,7 +103,7 @@ class CrossCheck:
 
     @property
     def _finding(self) -> str:
-        if self.verdict != "disagrees" or self.covariance_in_units is None:
+        if self.verdict != "disagrees":
             return self.verdict
         why = "and no known fault explains it" if self.fault is None else f"but agrees with {self.fault}"
         return f"{self.verdict}, {why}"
@@ -256,7 +256,7 @@ def judge(
             level = sidak_level(false_alarm, 2)
             if covariance is None:
                 joint = hotelling(estimate, exact, judged, level)
-            single = sidak(float(raised(np.abs(z[judged]), contributions[judged]).min()), int(judged.sum()))
+            single = largest(z[judged], contributions[judged])
             critical = critical_z(sidak_level(level, int(judged.sum())), contributions[tested])
             found = length((critical + special().ndtri(POWER)) * error[tested])
             rank, p_value, detectable = joint.rank, sidak(min(joint.p_value, single), 2), min(found, joint.detectable)
