@@ -212,3 +212,27 @@ def test_what_can_be_detected_is_known_before_the_run():
     assert before == pytest.approx(check.detectable_bias, rel=0.1)
     assert detectable_bias(LAKE, POLICY, RewardToGo(), n=16_000_000, horizon=20) == pytest.approx(before / 2, rel=0.1)
     assert detectable_bias(LAKE, POLICY, RewardToGo(), n=10, horizon=20) == np.inf
+
+
+def test_what_can_be_detected_of_many_entries_is_that_of_the_check():
+    mdp = problems.random_mdp(90, 4, rng=0)
+    policy, options = SoftmaxPolicy.uniform(mdp), {"horizon": "geometric"}
+    check = crosscheck(mdp, policy, RewardToGo(), n=1_000_000, rng=0, **options)
+    assert check.rank == 270
+    before = detectable_bias(mdp, policy, RewardToGo(), n=1_000_000, **options)
+    assert before == pytest.approx(check.detectable_bias, rel=0.1)
+    later = detectable_bias(mdp, policy, RewardToGo(), n=100_000_000, **options)
+    assert later == pytest.approx(before / 10, rel=0.1)
+
+
+def test_an_estimate_that_keeps_no_blocks_of_single_entries_is_judged(monkeypatch):
+    mdp = problems.random_mdp(260, 4, rng=0)
+    policy, options = SoftmaxPolicy.uniform(mdp), {"n": 1_000_000, "horizon": 8, "rng": 1}
+    monkeypatch.setattr(sys.modules["fastpg.sampling.estimate"], "POOLS", 400)
+    right = estimate_gradient(mdp, policy, RewardToGo(), **options)
+    wrong = estimate_gradient(mdp, policy, MissingDiscount(RewardToGo()), **options)
+    monkeypatch.setattr(sys.modules["fastpg.crosscheck"], "AFFORDABLE", 0)
+    check = crosscheck(mdp, policy, RewardToGo(), horizon=8, sample=right)
+    assert check.agrees
+    assert "by the largest |z| alone" in str(check)
+    assert crosscheck(mdp, policy, RewardToGo(), horizon=8, sample=wrong).fault == MissingDiscount.what
