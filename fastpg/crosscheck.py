@@ -68,6 +68,9 @@ def crosscheck(
     is approximate: on a few problems it was measured and was not above what is stated (tests/test_calibration.py). The
     gradient is held against an estimator that has no exact moments (see `NoExactMoments`) with sampled ones.
 
+    `.fault` names a baseline b(s, a) that sees the action in a `sample` for b = Q only, the action value with the whole
+    `horizon` to go (infinite for "geometric" or `against` "infinite"); another b is unnamed unless `estimator` has it.
+
     `until_decided` looks at n/64, n/16, n/4 and n trajectories and stops at a disagreement or once every bias of that
     share of the gradient's length would be found. The looks share `false_alarm`: each is at a quarter of it, which is
     the `false_alarm` of the check that is returned.
