@@ -223,6 +223,12 @@ def test_what_can_be_detected_of_many_entries_is_that_of_the_check():
     assert before == pytest.approx(check.detectable_bias, rel=0.1)
     later = detectable_bias(mdp, policy, RewardToGo(), n=100_000_000, **options)
     assert later == pytest.approx(before / 10, rel=0.1)
+    # Fewer trajectories have entries share pools, where the largest |z| alone guarantees anything.
+    check = crosscheck(mdp, policy, RewardToGo(), n=200_000, rng=0, **options)
+    assert "pooled directions" in str(check)
+    shared = detectable_bias(mdp, policy, RewardToGo(), n=200_000, **options)
+    assert shared < np.inf
+    assert shared == pytest.approx(check.detectable_bias, rel=0.1)
 
 
 def test_an_estimate_that_keeps_no_blocks_of_single_entries_is_judged(monkeypatch):
