@@ -11,18 +11,18 @@ from fastpg.diagnosis import likely_fault
 from fastpg.errors import InvalidArgument, NoExactMoments
 from fastpg.evaluation import Evaluation, evaluate
 from fastpg.finite_horizon import FiniteHorizonEvaluation
-from fastpg.judgement import SECOND_ORDER, chi_square, length
+from fastpg.judgement import SECOND_ORDER, length
 from fastpg.model import MDP
 from fastpg.moments import EstimatorMoments, estimator_moments
 from fastpg.policy import Policy
 from fastpg.rng import RNG, generator
 from fastpg.sampling.contributions import expected_contributions
-from fastpg.sampling.estimate import GradientEstimate, Pooling, estimate_gradient, pooled
+from fastpg.sampling.estimate import GradientEstimate, estimate_gradient, pooled
 from fastpg.sampling.estimators import Estimator
 from fastpg.sampling.plan import Plan
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import FloatArray, float_array, positive_count, positive_number, real_between
-from fastpg.verdict import CrossCheck, directions, found_of_constants, judge, varying
+from fastpg.verdict import CrossCheck, by_covariance, common, directions, found_of_constants, judge, varying
 
 __all__ = ["CrossCheck", "crosscheck", "detectable_bias", "holm"]
 
@@ -59,12 +59,17 @@ def crosscheck(
     An entry is judged where both the model and the sample give it at least 100 effective contributions (see
     `Contributions`); rarer ones are left out and counted. The judged entries are tested together: the exact covariance
     C of the estimator is known, and with it (x - m)^T (C / n)^+ (x - m) is chi-square with rank(C) degrees of freedom.
-    Its p-value is raised by exp(z^3 / (3 sqrt(N))), z being the normal of the same level, to leading order the most
-    that the skewness of a mean of N contributions can make of the tail. Where C is too large (see `AFFORDABLE`)
-    Hotelling's T^2 on a sampled one takes its place, and where entries share pools the largest |z| is tested as well,
-    combined as if independent (Sidak). The false-alarm rate is approximate: on a few problems it was measured and was
-    not above what is stated (tests/test_calibration.py). The gradient is held against an estimator that has no exact
-    moments (see `NoExactMoments`) with sampled ones.
+    Entries share pools, each of which is tested as one sum, where they are more than 1024, or than a twentieth of the
+    contributions that most of them have. The p-value is raised by exp(z^3 / (3 sqrt(N))), z being the normal of the
+    same level, to leading order the most that the skewness of a mean of N contributions can make of the tail. Where C
+    is too large (see `AFFORDABLE`) Hotelling's T^2 on a sampled one takes its place, on at most 256 pools. Beside
+    either that, or more than 256 directions, or shared pools, the largest |z| is tested as well, combined as if
+    independent (Sidak); alone where C is too large and a sample keeps no blocks of single entries. The false-alarm rate
+    is approximate: on a few problems it was measured and was not above what is stated (tests/test_calibration.py). The
+    gradient is held against an estimator that has no exact moments (see `NoExactMoments`) with sampled ones.
+
+    `.fault` names a baseline b(s, a) that sees the action in a `sample` for b = Q only, the action value with the whole
+    `horizon` to go (infinite for "geometric" or `against` "infinite"); another b is unnamed unless `estimator` has it.
 
     `until_decided` looks at n/64, n/16, n/4 and n trajectories and stops at a disagreement or once every bias of that
     share of the gradient's length would be found. The looks share `false_alarm`: each is at a quarter of it, which is
@@ -110,7 +115,7 @@ def crosscheck(
             covariance = None if covariance is None else moments.covariance_in_units()
         exact = moments.mean if moments is not None and against == "mean" else evaluation.logit_gradient
         expected = expected_contributions(mdp, policy, estimator, n=look, horizon=horizon)
-        pooling = directions(expected)
+        pooling = directions(expected, known=covariance is not None)
         if given is not None:
             estimate = given.repooled(pooling)
         else:
@@ -129,6 +134,7 @@ def crosscheck(
         check = judge(
             exact,
             estimate,
+            pooling,
             expected,
             moments,
             covariance,
@@ -150,9 +156,8 @@ def detectable_bias(
 ) -> float:
     """The length of which every bias would be found by `crosscheck` with probability 0.9, before anything is sampled.
 
-    Of biases of the entries that `n` trajectories are expected to let it judge; inf where there are none, or where they
-    are so many that they share pools, or where a `BatchAverage` lets some of them vary together by terms of order 1/n
-    only. It falls like n^(-1/2).
+    Of biases of the entries that `n` trajectories are expected to let it judge; inf where there are none. It falls like
+    n^(-1/2) while they stay the same.
 
     >>> from fastpg import RewardToGo, SoftmaxPolicy, problems
     >>> mdp = problems.bandit([1.0, 0.0])
@@ -169,11 +174,11 @@ def detectable_bias(
     constant, margin, share = varying(expected, moments, covariance, limit, false_alarm)
     if constant.all():
         return found_of_constants(margin, false_alarm)
-    pool, weight = directions(expected)
-    pooling = Pooling(np.where(constant | (share > SECOND_ORDER), -1, pool), weight)
-    leading = None if limit is None else limit / n
-    joint = chi_square(np.zeros(pool.shape), covariance / n, pooling, expected.total, false_alarm, leading)
-    return moments.plan.unit * joint.detectable
+    judged, pooling = common(expected) & ~constant & (share <= SECOND_ORDER), directions(expected, known=True)
+    nothing = np.zeros(judged.shape)
+    return by_covariance(
+        nothing, judged, pooling, expected.total, moments, covariance, limit, n=n, false_alarm=false_alarm
+    ).detectable
 
 
 def holm(checks: Sequence[CrossCheck], false_alarm: float) -> list[CrossCheck]:
@@ -219,11 +224,15 @@ def _named(
     check: CrossCheck, evaluation: Evaluation | FiniteHorizonEvaluation, estimator: Estimator, *, own: bool
 ) -> CrossCheck:
     """`check` with the fault that its sample has, where one explains it; else, if `own`, the estimator's own bias."""
-    if check.covariance_in_units is None:
-        return check
-    used = check.judged & (check.estimate.pooling.pool >= 0)
     fault = likely_fault(
-        evaluation, estimator, check.estimate, used, check.contradicted, horizon=check.horizon, own=own
+        evaluation,
+        estimator,
+        check.estimate,
+        check.judged & (check.pooling.pool >= 0),
+        check.contradicted,
+        horizon=check.horizon,
+        own=own,
+        sampled=check.covariance_in_units is None,
     )
     return replace(check, fault=fault)
 

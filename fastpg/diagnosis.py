@@ -9,7 +9,7 @@ import numpy as np
 from fastpg.errors import InfiniteVariance, InvalidArgument
 from fastpg.evaluation import Evaluation, evaluate
 from fastpg.finite_horizon import FiniteHorizonEvaluation
-from fastpg.judgement import chi_square
+from fastpg.judgement import chi_square, hotelling, largest, sidak
 from fastpg.moments import EstimatorMoments, estimator_moments
 from fastpg.sampling.estimate import GradientEstimate, Pooling
 from fastpg.sampling.estimators import Estimator, RewardToGo, TotalReturn, behaviour_of
@@ -39,12 +39,16 @@ def likely_fault(
     *,
     horizon: Horizon,
     own: bool = True,
+    sampled: bool = False,
 ) -> str | None:
     """The fault whose exact law explains `estimate`, in words; None where none of the known ones does.
 
     The best of the faults of `estimator`, unless its own law explains as much, and of `RewardToGo` and `TotalReturn`
-    with its behaviour and baseline; where there is none and `own`, its own mean, which is biased. The `used` entries
-    are held against the mean and covariance that the fault has; none used or `contradicted` may be far off.
+    with its behaviour and baseline; where there is none and `own`, its own mean, which is biased. A baseline that sees
+    the action is known by b = Q, the action value of `evaluation` with all steps to go, or by its label.
+    The `used` entries
+    are held against the mean and covariance that the fault has, or if `sampled` against its mean with the errors of the
+    sample, by Hotelling's test and the largest |z|; none used or `contradicted` may be far off.
     """
     pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
     seen = used | contradicted
@@ -56,6 +60,9 @@ def likely_fault(
         off = estimate.mean - moments.mean
         if (np.abs(off) > MOST_Z * error)[seen].any() or not moments.finite:
             return 0.0
+        if sampled:
+            joint = hotelling(estimate, moments.mean, used, EXPLAINED)
+            return sidak(min(joint.p_value, largest((off / error)[used], estimate.contributions[used])), 2)
         covariance = moments.covariance_in_units() / estimate.n
         return chi_square(off / moments.plan.unit, covariance, pooling, estimate.contributions, EXPLAINED).p_value
 

@@ -51,6 +51,11 @@ def critical_z(level: float, contributions: FloatArray) -> FloatArray:
     return np.where(never, np.inf, high)
 
 
+def largest(z: FloatArray, contributions: FloatArray) -> float:
+    """The p-value of the largest of several |z|, taken as independent; 1 where there are none."""
+    return sidak(float(raised(np.abs(z), contributions).min(initial=1.0)), z.size)
+
+
 class Joint(NamedTuple):
     """A test of all pools together: degrees of freedom, p-value and the bias it would find with POWER."""
 

@@ -11,19 +11,20 @@ from fastpg.judgement import (
     MIN_CONTRIBUTIONS,
     POWER,
     SECOND_ORDER,
+    Joint,
     beyond_limit,
     chi_square,
     critical_z,
     hotelling,
+    largest,
     length,
-    raised,
     sidak,
     sidak_level,
     special,
 )
 from fastpg.moments import EstimatorMoments
 from fastpg.sampling.contributions import Contributions
-from fastpg.sampling.estimate import BLOCKS, GradientEstimate, Pooling, pooled
+from fastpg.sampling.estimate import BLOCKS, POOLS, GradientEstimate, Pooling, pooled
 from fastpg.sampling.tables import Horizon
 from fastpg.validation import BoolArray, FloatArray, frozen
 
@@ -34,6 +35,8 @@ WIDTH = 120
 # More directions than this allows would make the joint test reject too often.
 CONTRIBUTIONS_A_DIRECTION = 20
 BLOCKS_A_DIRECTION = 16
+# With more known directions than this the largest |z| is tested as well, which finds a bias of one entry sooner.
+FEW = 256
 # What one contribution is expected to be in the sample, where visits of one trajectory go together.
 DEPENDENCE = 5
 
@@ -56,10 +59,12 @@ class CrossCheck:
                                   `BatchAverage` lets vary by terms of order 1/n only, and had it up to these
     `contradicted`        (S, A)  entries that cannot vary and had another value, or that must have been seen and were
                                   not
-    `rank`                int     degrees of freedom of the joint test
+    `pooling`                     the `Pooling` of the joint test: entries of one pool are tested as their sum
+    `rank`                int     degrees of freedom of the joint test; 0 where the largest |z| alone is tested
     `p_value`             float   of the chi-square test of the judged entries together with their exact covariance;
-                                  where entries share pools, or the covariance is sampled, of the joint test and the
-                                  largest |z| combined; 0 where an entry is contradicted, nan where nothing is judged
+                                  where they are more than 256, or share pools, or the covariance is sampled, of the
+                                  joint test and the largest |z| combined; 0 where an entry is contradicted, nan where
+                                  nothing is judged
     `false_alarm`         float   the verdict is `disagrees` where the p-value is below this
     `detectable_bias`     float   every bias of at least this Euclidean length makes the verdict `disagrees` with
                                   probability 0.9 or more. The length is taken over the judged entries but the most
@@ -80,6 +85,7 @@ class CrossCheck:
     judged: BoolArray
     settled: BoolArray
     contradicted: BoolArray
+    pooling: Pooling
     rank: int
     p_value: float
     false_alarm: float
@@ -106,10 +112,19 @@ class CrossCheck:
 
     @property
     def _finding(self) -> str:
-        if self.verdict != "disagrees" or self.covariance_in_units is None:
+        if self.verdict != "disagrees":
             return self.verdict
         why = "and no known fault explains it" if self.fault is None else f"but agrees with {self.fault}"
         return f"{self.verdict}, {why}"
+
+    @property
+    def _test(self) -> str:
+        """By what the p-value was found."""
+        if not self.rank and self.judged.any():
+            return "by the largest |z| alone"
+        pool = self.pooling.pool[self.judged & (self.pooling.pool >= 0)]
+        pools = np.unique(pool).size
+        return f"on {self.rank} degrees of freedom" + (f" in {pools} pooled directions" if pools < pool.size else "")
 
     @property
     def agrees(self) -> bool:
@@ -139,8 +154,7 @@ class CrossCheck:
         counts = f"{np.count_nonzero(self.judged)} judged, "
         counts += f"{np.count_nonzero(self.settled)} cannot vary, {self.left_out} left out as too rare"
         lines = [
-            f"{self._finding}: p = {self.p_value:.3g} on {self.rank} degrees of freedom, false-alarm rate "
-            f"{self.false_alarm:g}",
+            f"{self._finding}: p = {self.p_value:.3g} {self._test}, false-alarm rate {self.false_alarm:g}",
             f"  exact gradient of length {size:.6g}, horizon {self.horizon}",
             f"  estimate from {e.n} trajectories" + (f" of {e.steps} steps" if e.steps else ""),
             f"  {self.exact.size} entries: {counts}",
@@ -163,22 +177,24 @@ class CrossCheck:
         return "\n".join(fill(line, WIDTH, subsequent_indent="  ") for line in lines)
 
 
-def directions(expected: Contributions) -> Pooling:
+def directions(expected: Contributions, *, known: bool) -> Pooling:
     """What is tested together: the entries with enough expected contributions, but the most variable of each state.
 
     Each row of a gradient sums to 0. Where all actions of a state are common the last follows from the others; where
     some are rare the sum of the common ones is theirs, as rare as they are, and does not belong into the test.
-    Hotelling's test needs many contributions for each direction, so that many entries share pools, scaled alike.
+    A joint test needs many contributions for each direction, so that many entries share pools, scaled alike; that of
+    Hotelling needs many blocks as well, and a `known` covariance is taken apart for at most POOLS directions.
     """
     total = expected.total
-    most = np.arange(total.shape[1]) == expected.second.argmax(axis=1)[:, None]
-    tested = _common(expected) & ~(most & expected.centred)
+    follows = np.arange(total.shape[1]) == expected.second.argmax(axis=1)[:, None]
+    tested = common(expected) & ~(follows & expected.centred)
     affordable = np.median(total[tested]) / CONTRIBUTIONS_A_DIRECTION if tested.any() else 1
-    blocks = min(expected.n, BLOCKS)
-    return pooled(tested, max(1, int(min(affordable, blocks / BLOCKS_A_DIRECTION))), np.sqrt(expected.second))
+    most = POOLS if known else min(expected.n, BLOCKS) / BLOCKS_A_DIRECTION
+    return pooled(tested, max(1, int(min(affordable, most))), np.sqrt(expected.second))
 
 
-def _common(expected: Contributions) -> BoolArray:
+def common(expected: Contributions) -> BoolArray:
+    """The entries with enough expected contributions."""
     return (expected.total >= MIN_CONTRIBUTIONS) & (expected.distinct >= SURELY_SEEN)
 
 
@@ -213,9 +229,58 @@ def found_of_constants(margin: FloatArray, false_alarm: float) -> float:
     return length((1.0 + np.sqrt(false_alarm / (1.0 - POWER))) * margin)
 
 
+def by_covariance(
+    difference: FloatArray,
+    judged: BoolArray,
+    pooling: Pooling,
+    contributions: FloatArray,
+    moments: EstimatorMoments,
+    covariance: FloatArray,
+    limit: FloatArray | None,
+    *,
+    n: int,
+    false_alarm: float,
+) -> Joint:
+    """The test of `difference` (S, A) of the `judged` entries by the exact covariance of a mean of n.
+
+    Chi-square, and the largest |z| beside it where directions are many or it guarantees nothing. What it would detect
+    does not depend on the difference.
+    """
+    pooling = pooling._replace(pool=np.where(judged, pooling.pool, -1))
+    many = np.unique(pooling.pool[pooling.pool >= 0]).size > FEW
+    level = sidak_level(false_alarm, 2) if many else false_alarm
+    leading, unit = None if limit is None else limit / n, moments.plan.unit
+    joint = chi_square(difference / unit, covariance / n, pooling, contributions, level, leading)
+    joint = joint._replace(detectable=unit * joint.detectable)
+    if not many and np.isfinite(joint.detectable):
+        return joint
+    error = moments.standard_deviation / np.sqrt(n)
+    return with_largest(joint, difference, error, judged, pooling, contributions, false_alarm)
+
+
+def with_largest(
+    joint: Joint,
+    difference: FloatArray,
+    error: FloatArray,
+    judged: BoolArray,
+    pooling: Pooling,
+    contributions: FloatArray,
+    false_alarm: float,
+) -> Joint:
+    """`joint` and a test of the largest |z| of the `judged` entries, at equal levels."""
+    tested = judged & (pooling.pool >= 0)
+    found = float("inf")
+    if tested.any():
+        critical = critical_z(sidak_level(sidak_level(false_alarm, 2), int(judged.sum())), contributions[tested])
+        found = length((critical + special().ndtri(POWER)) * error[tested])
+    single = largest(difference[judged] / error[judged], contributions[judged])
+    return Joint(joint.rank, sidak(min(joint.p_value, single), 2), min(found, joint.detectable))
+
+
 def judge(
     exact: FloatArray,
     estimate: GradientEstimate,
+    pooling: Pooling,
     expected: Contributions,
     moments: EstimatorMoments | None,
     covariance: FloatArray | None,
@@ -224,7 +289,7 @@ def judge(
     horizon: Horizon,
     false_alarm: float,
 ) -> CrossCheck:
-    """The verdict on an estimate that was pooled into `directions(expected)`.
+    """The verdict on an estimate, by a joint test of the pools of `directions(expected)`.
 
     `limit` is the `covariance` of many trajectories where that of n differs, each None where it is too large.
     """
@@ -238,33 +303,25 @@ def judge(
     contradicted = (constant & ~equal) | (~seen & ~equal & (expected.distinct >= SURELY_SEEN))
     settled = constant & equal
     contributions = np.minimum(expected.total, estimate.contributions)
-    judged = _common(expected) & (contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
+    judged = common(expected) & (contributions >= MIN_CONTRIBUTIONS) & (estimate.n > 1)
     judged &= ~constant & (share <= SECOND_ORDER)
     error = estimate.standard_error
     if moments is not None and covariance is not None:
         error = moments.standard_deviation / np.sqrt(estimate.n)
     judged &= error > 0
     z = np.where(judged, (estimate.mean - exact) / np.where(judged, error, 1.0), 0.0)
-    rank, p_value, detectable = 0, float("nan"), float("inf")
+    joint = Joint(0, float("nan"), float("inf"))
     if judged.any():
-        tested = judged & (estimate.pooling.pool >= 0)
+        difference, n = estimate.mean - exact, estimate.n
         if moments is not None and covariance is not None:
-            pooling = estimate.pooling._replace(pool=np.where(judged, estimate.pooling.pool, -1))
-            difference = (estimate.mean - exact) / moments.plan.unit
-            leading = None if limit is None else limit / estimate.n
-            joint = chi_square(difference, covariance / estimate.n, pooling, contributions, false_alarm, leading)
-            rank, p_value, detectable = joint.rank, joint.p_value, moments.plan.unit * joint.detectable
-        if not np.isfinite(detectable):
-            # Two tests at equal levels, the second of as many entries as are judged.
-            level = sidak_level(false_alarm, 2)
-            if covariance is None:
-                joint = hotelling(estimate, exact, judged, level)
-            single = sidak(float(raised(np.abs(z[judged]), contributions[judged]).min()), int(judged.sum()))
-            critical = critical_z(sidak_level(level, int(judged.sum())), contributions[tested])
-            found = length((critical + special().ndtri(POWER)) * error[tested])
-            rank, p_value, detectable = joint.rank, sidak(min(joint.p_value, single), 2), min(found, joint.detectable)
+            joint = by_covariance(
+                difference, judged, pooling, contributions, moments, covariance, limit, n=n, false_alarm=false_alarm
+            )
+        else:
+            joint = hotelling(estimate, exact, judged, sidak_level(false_alarm, 2))
+            joint = with_largest(joint, difference, error, judged, pooling, contributions, false_alarm)
     elif (settled | contradicted).all():
-        p_value, detectable = 1.0, found_of_constants(margin, false_alarm)
+        joint = Joint(0, 1.0, found_of_constants(margin, false_alarm))
     enough = np.minimum(expected.total / MIN_CONTRIBUTIONS, expected.distinct / SURELY_SEEN)
     enough = np.minimum(enough, SECOND_ORDER / np.maximum(share, SECOND_ORDER**2)).max()
     return CrossCheck(
@@ -277,10 +334,11 @@ def judge(
         frozen(judged),
         frozen(settled),
         frozen(contradicted),
-        rank,
-        0.0 if contradicted.any() else p_value,
+        pooling,
+        joint.rank,
+        0.0 if contradicted.any() else joint.p_value,
         false_alarm,
-        detectable,
+        joint.detectable,
         int(min(DEPENDENCE * expected.n / enough, 2.0**62)) if enough > 0 else 0,
         None,
     )

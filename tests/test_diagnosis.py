@@ -45,22 +45,53 @@ def taxi():
     return mdp, SoftmaxPolicy(np.clip(0.3 * drive, -5, 5)).masked(mdp.available)
 
 
-@pytest.mark.parametrize("problem", ["lake", "taxi"])
-@pytest.mark.parametrize(
-    "fault", [MissingDiscount, RewardBeforeAction, ActionBaseline, TruncatedWithoutBootstrap, WrongRatio]
-)
-def test_each_known_fault_is_rejected_and_named(problem, fault):
-    mdp, policy = (LAKE, POLICY) if problem == "lake" else taxi()
-    ev = evaluate(mdp, policy)
-    sound = RewardToGo(behaviour=flatter(policy, mdp)) if fault is WrongRatio else RewardToGo(bootstrap=ev.value)
-    horizon = 10 if problem == "lake" else 20
-    q = evaluate(mdp, policy, horizon=horizon).action_value[horizon]
+FAULTS = [MissingDiscount, RewardBeforeAction, ActionBaseline, TruncatedWithoutBootstrap, WrongRatio]
+
+
+def faulty_check(fault, mdp, policy, behaviour, **options):
+    """The check of a sound estimator's gradient against a sample that has the fault."""
+    value, T = evaluate(mdp, policy).value, options["horizon"]
+    sound = RewardToGo(behaviour=behaviour) if fault is WrongRatio else RewardToGo(bootstrap=value)
+    q = evaluate(mdp, policy, horizon=T).action_value[T]
     estimator = fault(sound, q) if fault is ActionBaseline else fault(sound)
     against = "infinite" if fault is TruncatedWithoutBootstrap else "gradient"
-    check = crosscheck(mdp, policy, estimator, n=2_000_000, horizon=horizon, rng=1, false_alarm=ALPHA, against=against)
+    return crosscheck(mdp, policy, estimator, false_alarm=ALPHA, against=against, **options)
+
+
+@pytest.mark.parametrize("problem", ["lake", "taxi"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_known_fault_is_rejected_and_named(problem, fault):
+    mdp, policy = (LAKE, POLICY) if problem == "lake" else taxi()
+    horizon = 10 if problem == "lake" else 20
+    check = faulty_check(fault, mdp, policy, flatter(policy, mdp), n=2_000_000, horizon=horizon, rng=1)
     assert check.verdict == "disagrees"
     assert check.fault == fault.what
     assert f"disagrees, but agrees with {fault.what}: p = " in str(check)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_known_fault_is_named_where_the_covariance_is_sampled(fault):
+    pytest.importorskip("gymnasium")
+    mdp = from_gymnasium("Taxi-v4")
+    behaviour = SoftmaxPolicy(0.05 * SoftmaxPolicy.random(mdp, rng=1).logits).masked(mdp.available)
+    check = faulty_check(fault, mdp, SoftmaxPolicy.uniform(mdp), behaviour, n=200_000, horizon=100, rng=3)
+    assert check.covariance_in_units is None
+    assert check.verdict == "disagrees"
+    assert check.fault == fault.what
+    assert str(check).startswith(f"disagrees, but agrees with {fault.what}: p = ")
+
+
+def test_no_fault_is_named_that_sampled_errors_exclude(monkeypatch):
+    # Nearly five standard errors from the fault's mean, where MOST_Z lets pass up to eight.
+    def altered(mdp, *args, **options):
+        return estimate_gradient(MDP(mdp.transition, 1.05 * mdp.reward, mdp.discount, mdp.start), *args, **options)
+
+    mdp = problems.random_mdp(5, 3, rng=0)
+    monkeypatch.setattr(sys.modules["fastpg.crosscheck"], "AFFORDABLE", 0)
+    monkeypatch.setattr(sys.modules["fastpg.crosscheck"], "estimate_gradient", altered)
+    check = crosscheck(mdp, SoftmaxPolicy.uniform(mdp), MissingDiscount(RewardToGo()), n=400_000, horizon=8, rng=0)
+    assert check.covariance_in_units is None
+    assert str(check).startswith("disagrees, and no known fault explains it: p = ")
 
 
 def test_a_biased_estimator_agrees_with_its_own_mean():
@@ -181,3 +212,33 @@ def test_what_can_be_detected_is_known_before_the_run():
     assert before == pytest.approx(check.detectable_bias, rel=0.1)
     assert detectable_bias(LAKE, POLICY, RewardToGo(), n=16_000_000, horizon=20) == pytest.approx(before / 2, rel=0.1)
     assert detectable_bias(LAKE, POLICY, RewardToGo(), n=10, horizon=20) == np.inf
+
+
+def test_what_can_be_detected_of_many_entries_is_that_of_the_check():
+    mdp = problems.random_mdp(90, 4, rng=0)
+    policy, options = SoftmaxPolicy.uniform(mdp), {"horizon": "geometric"}
+    check = crosscheck(mdp, policy, RewardToGo(), n=1_000_000, rng=0, **options)
+    assert check.rank == 270
+    before = detectable_bias(mdp, policy, RewardToGo(), n=1_000_000, **options)
+    assert before == pytest.approx(check.detectable_bias, rel=0.1)
+    later = detectable_bias(mdp, policy, RewardToGo(), n=100_000_000, **options)
+    assert later == pytest.approx(before / 10, rel=0.1)
+    # Fewer trajectories have entries share pools, where the largest |z| alone guarantees anything.
+    check = crosscheck(mdp, policy, RewardToGo(), n=200_000, rng=0, **options)
+    assert "pooled directions" in str(check)
+    shared = detectable_bias(mdp, policy, RewardToGo(), n=200_000, **options)
+    assert shared < np.inf
+    assert shared == pytest.approx(check.detectable_bias, rel=0.1)
+
+
+def test_an_estimate_that_keeps_no_blocks_of_single_entries_is_judged(monkeypatch):
+    mdp = problems.random_mdp(260, 4, rng=0)
+    policy, options = SoftmaxPolicy.uniform(mdp), {"n": 1_000_000, "horizon": 8, "rng": 1}
+    monkeypatch.setattr(sys.modules["fastpg.sampling.estimate"], "POOLS", 400)
+    right = estimate_gradient(mdp, policy, RewardToGo(), **options)
+    wrong = estimate_gradient(mdp, policy, MissingDiscount(RewardToGo()), **options)
+    monkeypatch.setattr(sys.modules["fastpg.crosscheck"], "AFFORDABLE", 0)
+    check = crosscheck(mdp, policy, RewardToGo(), horizon=8, sample=right)
+    assert check.agrees
+    assert "by the largest |z| alone" in str(check)
+    assert crosscheck(mdp, policy, RewardToGo(), horizon=8, sample=wrong).fault == MissingDiscount.what

@@ -106,15 +106,16 @@ class GradientEstimate:
         )
 
     def repooled(self, pooling: Pooling) -> "GradientEstimate":
-        """The same with other pools; InvalidArgument where those now do not keep each entry alone."""
+        """The same with other pools, without the entries that those now do not keep alone: they are then in none."""
         column, weight = self.pooling
-        if (column < 0).any() or column.size > self.blocks.shape[1]:
-            raise InvalidArgument(
-                f"sample must keep blocks of each of its {column.size} entries, as up to {POOLS} do by default; give "
-                "the array of its trajectories instead"
-            )
-        blocks = (self.blocks[:, column.ravel()] / weight.ravel()) @ _columns(pooling)
-        return replace(self, blocks=frozen(blocks), pooling=pooling)
+        sharing = np.bincount(column[column >= 0], minlength=self.blocks.shape[1])
+        kept = (column >= 0) & (sharing[column] == 1) & (pooling.pool >= 0)
+        own = pooling._replace(pool=frozen(np.where(kept, pooling.pool, -1)))
+        change = sparse.csr_array(
+            (own.weight[kept] / weight[kept], (column[kept], own.pool[kept])),
+            shape=(self.blocks.shape[1], max(int(pooling.pool.max()) + 1, 1)),
+        )
+        return replace(self, blocks=frozen(self.blocks @ change), pooling=own)
 
     def __repr__(self) -> str:
         S, A = self.mean.shape
