@@ -266,23 +266,6 @@ def test_a_preconditioner_is_no_solver():
         evaluate(mdp, uniform(mdp), solver=Near())
 
 
-@pytest.mark.parametrize("terminal", [1, 10])
-@pytest.mark.parametrize("discount", [0.9, 0.999, 1.0])
-def test_few_terminal_states_cost_no_products(discount, terminal):
-    """No constant is fitted to the equations of what has ended: it took 174 to 1931 products."""
-    S = 2000
-    garnet = problems.garnet(S, 2, 5, rng=1, sparse=True)
-    ends = np.arange(S) < terminal
-    reward = np.where(ends[:, None], 0.0, garnet.expected_reward)
-    mdp = MDP(garnet.transition, reward, discount, terminal=ends)
-    chain = induced_chain(mdp, SoftmaxPolicy.random(mdp, rng=2))
-    factors = Krylov().factorise(chain)
-    x, bound, products = factors._iterate(chain.reward, transposed=False)
-    truth = LU().factorise(chain).solve(chain.reward)
-    assert products <= 100
-    assert np.abs(x - truth).max() <= min(bound.total, 1e-11 * np.abs(truth).max())
-
-
 def test_a_discount_that_only_the_complement_tells_from_1_is_refused():
     mdp = MDP(np.full((2, 1, 2), 0.5), [1.0, 0.0], 1.0, discount_complement=1e-30)
     with pytest.raises(SolveError, match=r"use solvers.GTH"):

@@ -1,4 +1,4 @@
-"""The Neumann series that leads BiCGSTAB: its terms, what it proves, when it gives up, and what threads change."""
+"""Iterations where a chain mixes: the Neumann series that leads BiCGSTAB, when it gives up, what threads change."""
 
 import numba
 import numpy as np
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from fastpg import SoftmaxPolicy, SolveError, parallel, problems
+from fastpg import MDP, SoftmaxPolicy, SolveError, parallel, problems
 from fastpg.chain import induced_chain
 from fastpg.kernels import krylov as kernels
 from fastpg.solvers import LU, Krylov, SparseLU, krylov, rows
@@ -149,3 +149,20 @@ def test_terms_are_those_of_the_series_compiled_and_interpreted(S, seed, gamma, 
         np.testing.assert_allclose(there, gamma * (P.T @ term), **tolerance)
         np.testing.assert_allclose(summed, total + term, **tolerance)
         np.testing.assert_allclose(sums[0], [there.sum(), np.abs(there).sum()], **tolerance)
+
+
+@pytest.mark.parametrize("terminal", [1, 10])
+@pytest.mark.parametrize("discount", [0.9, 0.999, 1.0])
+def test_few_terminal_states_cost_no_products(discount, terminal):
+    """No constant is fitted to the equations of what has ended: it took 174 to 1931 products."""
+    S = 2000
+    garnet = problems.garnet(S, 2, 5, rng=1, sparse=True)
+    ends = np.arange(S) < terminal
+    reward = np.where(ends[:, None], 0.0, garnet.expected_reward)
+    mdp = MDP(garnet.transition, reward, discount, terminal=ends)
+    chain = induced_chain(mdp, SoftmaxPolicy.random(mdp, rng=2))
+    factors = Krylov().factorise(chain)
+    x, bound, products = factors._iterate(chain.reward, transposed=False)
+    truth = LU().factorise(chain).solve(chain.reward)
+    assert products <= 100
+    assert np.abs(x - truth).max() <= min(bound.total, 1e-11 * np.abs(truth).max())
