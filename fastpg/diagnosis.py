@@ -45,10 +45,9 @@ def likely_fault(
 
     The best of the faults of `estimator`, unless its own law explains as much, and of `RewardToGo` and `TotalReturn`
     with its behaviour and baseline; where there is none and `own`, its own mean, which is biased. A baseline that sees
-    the action is known by b = Q, the action value of `evaluation` with all steps to go, or by its label.
-    The `used` entries
-    are held against the mean and covariance that the fault has, or if `sampled` against its mean with the errors of the
-    sample, by Hotelling's test and the largest |z|; none used or `contradicted` may be far off.
+    the action is known by b = Q, the action value of `evaluation` with all steps to go, or by its label. The `used`
+    entries are held against the mean and covariance that the fault has, or if `sampled` against its mean with the
+    errors of the sample, by Hotelling's test and the largest |z|; none used or `contradicted` may be far off.
     """
     pooling = Pooling(np.where(used, np.arange(used.size).reshape(used.shape), -1), np.ones(used.shape))
     seen = used | contradicted
