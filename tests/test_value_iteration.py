@@ -1,7 +1,5 @@
 """Accelerated value iteration: bounds that hold the truth, nearly decomposable chains, and plain steps as its limit."""
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,33 +12,10 @@ from fastpg.kernels import anderson as kernels
 from fastpg.solvers import GTH, LU, Direct, Krylov, Near, ValueIteration, value_iteration
 from fastpg.solvers.value_iteration import ValueIterationFactorisation
 from fastpg.testing.models import as_dense
-from fastpg.testing.oracles import exact, rational_solve
 from fastpg.testing.strategies import mdp_and_policy
+from tests.test_krylov import SIDES, chain_of, error, solution
 
-SIDES = [False, True]
 NEARBY = [None, Near()]
-
-
-def solution(factors, b, transposed):
-    """x of the system or of its transpose."""
-    return factors.solve_transposed(b) if transposed else factors.solve(b)
-
-
-def error(x, b, chain, transposed):
-    """The largest error, or for the transpose the sum of all, by rational arithmetic."""
-    P = chain.transition.toarray() if chain.is_sparse else chain.transition
-    system = exact(np.eye(chain.n_states)) - Fraction(chain.discount) * exact(P)
-    truth = rational_solve(system.T if transposed else system, exact(b))
-    wrong = [abs(Fraction(v) - w) for v, w in zip(x.tolist(), truth, strict=True)]
-    return float(sum(wrong) if transposed else max(wrong))
-
-
-def chain_of(P, discount, **options):
-    """The chain of a model with one action and rewards 0, 1, 2, ... where the process goes on."""
-    P = sparse.csr_array(P)
-    going_on = np.asarray(P.sum(axis=1)).ravel() > 0
-    mdp = MDP(P, np.where(going_on, np.arange(P.shape[0]), 0.0), discount, terminal=~going_on, **options)
-    return induced_chain(mdp, uniform(mdp))
 
 
 def nearly_decomposable(S, blocks, leak, discount, end=0.0):
