@@ -16,7 +16,7 @@ from fastpg.kernels.evaluation import induced_transition, policy_average
 from fastpg.kernels.sparse import compress, count_entries
 from fastpg.lazy import cached_property
 from fastpg.model import MDP, Transition
-from fastpg.parallel import ranges, spread
+from fastpg.parallel import all_rows, ranges, spread
 from fastpg.policy import Policy
 from fastpg.successors import Moves, Successors, moves, successors
 from fastpg.validation import BoolArray, FloatArray, frozen
@@ -133,7 +133,7 @@ def _transition(mdp: MDP, pi: FloatArray, at: Successors | None) -> Transition:
     if at is not None:
         return sparse.csr_array((at.transition(mdp.transition, pi), at.indices, at.first), shape=(S, S))
     P = np.empty((S, S))
-    induced_transition(mdp.transition, pi, P)
+    all_rows(induced_transition, mdp.transition, pi, P)
     return P
 
 

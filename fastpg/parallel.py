@@ -85,11 +85,11 @@ def ranges(rows: int, size: int) -> list[tuple[int, int]]:
     return [(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
-def all_rows(kernel: Callable[..., bool], *arguments: Any) -> bool:
+def all_rows(kernel: Callable[..., bool | None], *arguments: Any) -> bool:
     """Whether `kernel` returns true on all rows of arrays, of which it fills the last, in pieces where worth it."""
     out = arguments[-1]
     if out.size < WORTH:
-        return kernel(*arguments)
+        return bool(kernel(*arguments))
     found = []
 
     def work(piece: tuple[int, int]) -> None:
