@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from fastpg import MDP, DirectPolicy, SoftmaxPolicy, SolveError, evaluate, natural_gradient, policy_gradient
+from fastpg import (
+    MDP,
+    DirectPolicy,
+    SoftmaxPolicy,
+    SolveError,
+    evaluate,
+    natural_gradient,
+    parallel,
+    policy_gradient,
+    problems,
+)
 from fastpg.chain import induced_chain, next_value, with_state_value
 from fastpg.testing.assertions import assert_within
 from fastpg.testing.models import as_sparse, dense_reward, dense_transition
@@ -33,6 +43,27 @@ def test_transition_and_reward_are_averages_over_actions(case):
     assert_within(chain.reward, np.einsum("sa,sak,sak->s", pi, P, R), size)
     assert not dense(chain.transition)[mdp.terminal].any()
     assert not chain.undefined.any()
+
+
+@pytest.mark.parametrize("sparse_rows", [False, True])
+def test_all_that_threads_share_is_what_one_would_make(sparse_rows, monkeypatch):
+    """In pieces of a few rows, which end anywhere, as for large models."""
+    mdp = problems.garnet(37, 3, 5, rng=0, sparse=sparse_rows)
+    policy = SoftmaxPolicy.random(mdp, rng=1)
+    monkeypatch.setattr("fastpg.chain.ONE_THREAD", 0)
+    found = []
+    for worth in (10**9, 1):
+        monkeypatch.setattr(parallel, "WORTH", worth)
+        monkeypatch.setattr(parallel, "PIECE", 10**9 if worth > 1 else 60)
+        made = SoftmaxPolicy(policy.logits)
+        ev = evaluate(mdp, made)
+        found.append(
+            (made.probabilities, dense(ev.chain.transition), ev.action_value, ev.advantage, policy_gradient(ev))
+        )
+    P = dense_transition(mdp)
+    assert_within(found[1][1], np.einsum("sa,sak->sk", policy.probabilities, P), 1e-15)
+    for one, several in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, several)
 
 
 @given(mdps(sparse=None))

@@ -11,7 +11,7 @@ LARGEST_HALF = float(np.finfo(np.float64).max) / 2
 @kernel
 def induced_transition(P, pi, out):
     """out[s,k] = sum_a pi(a|s) P(k|s,a), four actions at a time; rows of actions that are not taken are not read"""
-    S, A, _ = P.shape
+    S, A, following = P.shape
     taken = np.empty(A, np.uint64)
     for s in range(S):
         count = 0
@@ -19,18 +19,18 @@ def induced_transition(P, pi, out):
             if pi[s, a] != 0.0:
                 taken[count] = a
                 count += 1
-        for k in range(S):
+        for k in range(following):
             out[s, k] = 0.0
         whole = count - count % 4
         for n in range(0, whole, 4):
             a, b, c, d = taken[n], taken[n + 1], taken[n + 2], taken[n + 3]
             p, q, r, t = pi[s, a], pi[s, b], pi[s, c], pi[s, d]
-            for k in range(S):
+            for k in range(following):
                 out[s, k] += (p * P[s, a, k] + q * P[s, b, k]) + (r * P[s, c, k] + t * P[s, d, k])
         for n in range(whole, count):
             a = taken[n]
             p = pi[s, a]
-            for k in range(S):
+            for k in range(following):
                 out[s, k] += p * P[s, a, k]
 
 
