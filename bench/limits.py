@@ -34,7 +34,7 @@ SIZES = {"dense": (10, 30, 100, 300, 1000, 2000, 4000), "sparse": (10, 100, 1000
 def machine_limits() -> dict[str, float]:
     """Bytes a second of reading one large array, and operations a second of a matrix product, on all cores."""
     x = np.ones(40_000_000)
-    # BLAS reads it by all cores, which alone reached half of it.
+    # BLAS reads it by all cores: 58 GB/s were seen, and 17 by NumPy's sum, on one.
     read = min(_timed(lambda: x @ x) for _ in range(9))
     a = np.random.default_rng(0).random((2000, 2000))
     product = min(_timed(lambda: a @ a) for _ in range(5))

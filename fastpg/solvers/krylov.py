@@ -340,10 +340,9 @@ class KrylovFactorisation:
         """Improve x, of residual r, in place until the norm of r is `goal` times what it was; the products left.
 
         Returns 0 where there is no hope for the rest of them.
-        The constant is deflated from the untransposed system: I - discount P_pi maps it to `_image`, and the caller
-        finds it from the residual. For the transpose the first guess does that.
+        Where no process ends the constant is deflated from the untransposed system: I - discount P_pi maps it to
+        `_image`, and the caller finds it from the residual. For the transpose the first guess does that.
         """
-
         begun, first, least, waited = left, self._norm(r, transposed), np.inf, 0
         shadow = np.random.default_rng(left).random(r.size) - 0.5
         p, v = np.zeros(r.size), np.zeros(r.size)
